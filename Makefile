@@ -1,0 +1,79 @@
+# The first Python that runs; `make demo PYTHON=/path/to/python3.11` takes another.
+PYTHON ?= $(or $(shell for p in python3.11 python3 python; do $$p -c "" 2>/dev/null && echo $$p && break; done),python3)
+BIN := .venv/bin
+COMPAT := .venv-compat
+PIP := -m pip -qq --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.PHONY: help demo lab test test-lint test-types test-unit test-compat test-notebooks vectors results bench clean python
+
+help: ## show what there is
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
+
+demo: $(BIN)/installed ## derive the 171 vectors of a small model, test them, draw the figures
+	@$(BIN)/emolens demo
+
+lab: $(BIN)/installed ## open the notebooks in JupyterLab
+	@$(BIN)/jupyter lab notebooks
+
+test: test-lint test-types test-unit test-compat test-notebooks ## run all of the following, in this order
+
+test-lint: $(BIN)/installed ## ruff: rules and format
+	@echo "== ruff"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+test-types: $(BIN)/installed ## mypy
+	@echo "== mypy"
+	@$(BIN)/mypy
+
+test-unit: $(BIN)/installed ## the tests of the package
+	@echo "== unit tests"
+	@$(BIN)/pytest -q
+
+test-compat: $(COMPAT)/installed ## the conformance tests on TransformerLens 3
+	@echo "== conformance on TransformerLens 3"
+	@$(COMPAT)/bin/pytest -q tests/conformance
+
+test-notebooks: $(BIN)/installed ## every notebook, its outputs compared
+	@echo "== notebooks"
+	@$(BIN)/pytest -q --nbval --nbval-current-env --nbval-sanitize-with notebooks/sanitize.cfg \
+	    --nbval-cell-timeout=600 notebooks/*.ipynb
+
+vectors: $(BIN)/installed ## make the packaged vectors again
+	@$(BIN)/python scripts/package_vectors.py
+
+results: $(BIN)/installed ## run every study in full on both models, for figures/data
+	@$(BIN)/python scripts/results.py
+
+bench: $(BIN)/installed ## measure speed and memory against other ways to do it
+	@for m in smollm2-135m-instruct gemma-3-270m; do \
+	    $(BIN)/python benchmarks/extraction.py --model $$m --out benchmarks/results/extraction-$$m.json || exit 1; done
+	@$(BIN)/python benchmarks/derive.py --out benchmarks/results/derive-smollm2-135m-instruct.json
+
+clean: ## remove the environments and what the tools left
+	rm -rf .venv $(COMPAT) build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	    echo "emolens needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>/dev/null || echo missing)." >&2; \
+	    echo "Name one: make demo PYTHON=/path/to/python3.11" >&2; exit 1; }
+
+$(BIN)/installed: pyproject.toml constraints.txt | python
+	@echo "== installing into .venv (a few minutes, once)"
+	@rm -rf .venv
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python $(PIP) install -c constraints.txt -e '.[notebooks,umap,dev]'
+	@touch $@
+
+$(COMPAT)/installed: pyproject.toml constraints.txt compat/requirements.txt | python
+	@echo "== installing into $(COMPAT), with TransformerLens 3 (a few minutes, once)"
+	@rm -rf $(COMPAT)
+	@$(PYTHON) -m venv $(COMPAT)
+	@grep -v '^transformer-lens==' constraints.txt > $(COMPAT)/constraints.txt
+	@$(COMPAT)/bin/python $(PIP) install -c $(COMPAT)/constraints.txt -r compat/requirements.txt
+	@$(COMPAT)/bin/python $(PIP) install --no-deps -e .
+	@touch $@

@@ -1,0 +1,70 @@
+"""emolens: derive, read, map and steer emotion representations in open-weight language models.
+
+Nothing heavy is imported before it is used: `import emolens` takes milliseconds.
+"""
+
+import importlib
+import sys
+import types
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "load": "loading",
+    "HookedModel": "model",
+    "Story": "corpus",
+    "Corpus": "corpus",
+    "pool": "pooling",
+    "token_moments": "pooling",
+    "PooledActivations": "pooling",
+    "derive": "derive",
+    "fit": "derive",
+    "EmotionVectors": "vectors",
+    "Direction": "vectors",
+    "packaged_vectors": "vectors",
+    "read": "read",
+    "detect": "read",
+    "Readout": "read",
+    "logit_lens": "lens",
+    "StudyResult": "stats",
+}
+_MODULES = ("batching", "corpus", "embedded", "model", "pooling", "vectors", "stats", "plots")
+
+__all__ = ["__version__", *_HOME, *_MODULES]
+
+if TYPE_CHECKING:
+    from emolens import batching, corpus, embedded, model, plots, pooling, stats, vectors
+    from emolens.corpus import Corpus, Story
+    from emolens.derive import derive, fit
+    from emolens.lens import logit_lens
+    from emolens.loading import load
+    from emolens.model import HookedModel
+    from emolens.pooling import PooledActivations, pool, token_moments
+    from emolens.read import Readout, detect, read
+    from emolens.stats import StudyResult
+    from emolens.vectors import Direction, EmotionVectors, packaged_vectors
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"emolens.{name}")
+    if name in _HOME:
+        value = globals()[name] = getattr(importlib.import_module(f"emolens.{_HOME[name]}"), name)
+        return value
+    raise AttributeError(f"module 'emolens' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+class _Package(types.ModuleType):
+    """Keeps `el.derive` and `el.read` functions when their modules, of the same names, are imported."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _HOME and isinstance(value, types.ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -1,0 +1,66 @@
+"""The lists of packages agree: pyproject.toml, constraints.txt, environment.yml, compat/requirements.txt."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+
+
+def requirements(path: str) -> dict[str, Requirement]:
+    lines = (line.partition("#")[0].strip() for line in (ROOT / path).read_text().splitlines())
+    return {canonicalize_name(found.name): found for found in map(Requirement, filter(None, lines))}
+
+
+CONSTRAINTS = requirements("constraints.txt")
+COMPAT = requirements("compat/requirements.txt")
+
+
+def names(lines: list[str]) -> set[str]:
+    return {canonicalize_name(Requirement(line).name) for line in lines}
+
+
+def pin(requirement: Requirement) -> str:
+    (specifier,) = requirement.specifier
+    assert specifier.operator == "=="
+    return specifier.version
+
+
+def test_every_constraint_is_an_exact_version_for_all_platforms() -> None:
+    for requirement in CONSTRAINTS.values():
+        assert "+" not in pin(requirement) and "*" not in pin(requirement)
+        assert requirement.url is None and requirement.marker is None
+    assert pin(CONSTRAINTS["torch"]) == "2.13.0"
+
+
+def test_every_direct_dependency_allows_its_pin() -> None:
+    for line in [*PROJECT["dependencies"], *(line for extra in EXTRAS.values() for line in extra)]:
+        wanted = Requirement(line)
+        assert pin(CONSTRAINTS[canonicalize_name(wanted.name)]) in wanted.specifier, line
+
+
+def test_conda_environment_installs_the_same() -> None:
+    *packages, pip = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    assert packages == ["python=3.11", "pip"]
+    constraints, package = pip["pip"]
+    assert constraints == "-c constraints.txt"
+    assert set(package.removeprefix("-e .[").removesuffix("]").split(",")) == set(EXTRAS)
+
+
+def test_makefile_installs_the_same() -> None:
+    assert f"install -c constraints.txt -e '.[{','.join(EXTRAS)}]'" in (ROOT / "Makefile").read_text()
+
+
+def test_transformer_lens_3_differs_in_itself_alone() -> None:
+    assert pin(COMPAT["transformer-lens"]) == "3.9.0"
+    own = {name for name, requirement in COMPAT.items() if requirement.specifier}
+    assert own == {"transformer-lens", "better-abc"}  # what it needs and TransformerLens 4 does not
+    assert COMPAT.keys() - own <= CONSTRAINTS.keys()
+    assert names(PROJECT["dependencies"]) <= COMPAT.keys()
