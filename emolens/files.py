@@ -1,0 +1,68 @@
+"""Where emolens keeps things, and how it writes a file: whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import platformdirs
+
+
+def cache_dir() -> Path:
+    """The folder for models and activations: `$EMOLENS_CACHE`, else the user's cache folder."""
+    chosen = os.environ.get("EMOLENS_CACHE")
+    return Path(chosen).expanduser().absolute() if chosen else platformdirs.user_cache_path("emolens")
+
+
+def data_path(*parts: str) -> Path:
+    """A file that ships inside the package, such as `data_path("stories.jsonl")`."""
+    return Path(__file__).parent.joinpath("data", *parts)
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    """The SHA-256 of a file, as 64 hex digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def naming_a_full_disk(path: Path) -> Iterator[None]:
+    """Says what was being written when the disk, or the user's quota, is full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        message = f"the disk is full: {path.name} was not written, nothing older is lost; free some space in"
+        raise OSError(error.errno, message, str(path.parent)) from error
+
+
+def write_atomic(path: str | os.PathLike[str], data: bytes | Callable[[Path], None]) -> Path:
+    """Write `data` to `path` under a temporary name in the same folder, then rename.
+
+    `data` is the content itself or a function that writes it to the path it is given. After any exception
+    (a full disk, Ctrl-C) the temporary file is gone and what stood at `path` before still stands there.
+
+    Raises `OSError` when the disk is full, naming the file.
+    """
+    path = Path(path)
+    # The suffix is kept because some writers choose the format by it.
+    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
+    with naming_a_full_disk(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            if callable(data):
+                data(temporary)
+            else:
+                temporary.write_bytes(data)
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())  # else a power cut may leave the new name on an empty file
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return path
