@@ -1,0 +1,348 @@
+"""`HookedModel`: one wrapper for caching, hooking and generating over both of TransformerLens's model classes."""
+
+import copy
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformer_lens import ActivationCache
+
+from emolens.batching import Batch, pad, plan, ranks
+from emolens.encoding import PLAIN_ROLES, Encoding, Message, Text, as_list, encode, is_chat, is_one
+from emolens.errors import did_you_mean
+
+HookFn = Callable[..., Any]  # TransformerLens's signature: (tensor, hook) -> tensor | None
+Runner = Callable[[Batch], Tensor]
+HookName = str | tuple[int, str]  # a full name, or (layer, site)
+
+
+class _Stop(Exception):
+    """Ends a forward pass once the deepest block that somebody reads has run."""
+
+
+class HookedModel:
+    """A hooked language model with its tokenizer.
+
+    `bridge` is the wrapped `TransformerBridge` (TransformerLens 4) or `HookedTransformer` (2 and 3)
+    itself, with raw weights (no layer-norm folding, no compatibility mode), so that a vector found
+    here means the same in Hugging Face. A layer is the index of a block; its activation is the
+    block's output, `blocks.{layer}.hook_resid_post`.
+    """
+
+    def __init__(self, bridge: Any, tokenizer: Any = None, name: str | None = None, revision: str = "") -> None:
+        self.bridge = bridge
+        self.tokenizer = tokenizer if tokenizer is not None else bridge.tokenizer
+        self.name = name or bridge.cfg.model_name
+        self.revision = revision
+        self.n_layers: int = bridge.cfg.n_layers
+        self.d_model: int = bridge.cfg.d_model
+        self.n_ctx: int = bridge.cfg.n_ctx
+        # Two thirds of the depth, where the paper reads and steers (section 3 of the paper's methods).
+        self.default_layer = min(round(self.n_layers * 2 / 3), self.n_layers - 1)
+        missing = [n for n in (self.hook_name(0), self.hook_name(self.n_layers - 1)) if n not in bridge.hook_dict]
+        if missing:
+            raise ValueError(f"{self.name} offers no hook point {missing[0]}, so its residual stream can't be read")
+
+    @classmethod
+    def from_hf(cls, hf_model: Any, tokenizer: Any, name: str | None = None, revision: str = "") -> "HookedModel":
+        """Wrap a Hugging Face causal language model that is already in memory. Touches no network.
+
+        The model's modules are wrapped in place; `tokenizer` stays as it is (TransformerLens would
+        add a BOS token where the model's own tokenizer adds none).
+        """
+        from transformer_lens.model_bridge import TransformerBridge
+
+        source = str(hf_model.config._name_or_path or type(hf_model).__name__)
+        parameter = next(hf_model.parameters())
+        if not hf_model.config.architectures:  # a model that was built in memory, not loaded
+            hf_model.config.architectures = [type(hf_model).__name__]
+        # TransformerLens loads a tokenizer that adds no BOS a second time, by its name, from the hub if need
+        # be; one that says it adds a BOS is taken as it is. The copy is for the bridge's own text methods.
+        copied = copy.copy(tokenizer)
+        copied.init_kwargs = {**tokenizer.init_kwargs, "name_or_path": source, "add_bos_token": True}
+        bridge = TransformerBridge.boot_transformers(
+            source, hf_model=hf_model.eval(), tokenizer=copied, dtype=parameter.dtype, device=str(parameter.device)
+        )
+        return cls(bridge, tokenizer, name or source, revision)
+
+    def __repr__(self) -> str:
+        kind = type(self.bridge).__name__
+        return f"HookedModel({self.name}: {self.n_layers} blocks, d_model {self.d_model}, {self.dtype}, {kind})"
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.bridge.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.bridge.parameters()).dtype
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hex digits over the weights, rounded to bfloat16 so that float32 and bfloat16 loads agree.
+
+        Every parameter counts with at most 65,536 evenly spaced entries.
+        """
+        digest = hashlib.sha256()
+        for _, weight in sorted(self.bridge.named_parameters(), key=lambda item: item[0]):
+            flat = weight.detach().flatten()
+            sample = flat[:: max(1, flat.numel() // 65536)].to(torch.bfloat16).cpu().view(torch.int16)
+            digest.update(str(tuple(weight.shape)).encode() + sample.numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    # --- texts -------------------------------------------------------------------------------------
+
+    def encode(self, text: Text) -> Encoding:
+        """Token ids of a plain text, a conversation (see `encode_chat`), or ids as they are."""
+        encoding = encode(self.tokenizer, text)
+        if len(encoding.ids) > self.n_ctx:
+            raise ValueError(
+                f"a text of {len(encoding.ids)} tokens is longer than the context of {self.name} "
+                f"({self.n_ctx}); split it. It begins: {self.tokenizer.decode(encoding.ids[:12])!r}"
+            )
+        return encoding
+
+    def encode_all(self, texts: Text | Sequence[Text]) -> list[Encoding]:
+        """`encode` of each text; an error says which text it was, the first being 0."""
+        encoded = []
+        for number, text in enumerate(as_list(texts)):
+            try:
+                encoded.append(self.encode(text))
+            except ValueError as error:
+                raise ValueError(f"text {number}: {error}") from error
+        return encoded
+
+    def encode_chat(self, messages: Sequence[Message]) -> Encoding:
+        """Token ids of a conversation in the model's chat template (a base model: "Human: ... Assistant:").
+
+        It ends right before a reply unless the assistant spoke last. `turns` has the token span of each
+        message's content.
+        """
+        return self.encode(messages)
+
+    def to_tokens(self, texts: Text | Sequence[Text], padding_side: str = "right") -> Batch:
+        """Padded ids and mask, each `batch pos`, of one text or several."""
+        encoded = [encoding.ids for encoding in self.encode_all(texts)]
+        return pad(encoded, padding_side, self.pad_token_id).to(self.device)
+
+    @property
+    def pad_token_id(self) -> int:
+        pad_id = getattr(self.tokenizer, "pad_token_id", None)
+        return 0 if pad_id is None else pad_id  # never read: the mask hides it
+
+    def token_strings(self, ids: Sequence[int]) -> list[str]:
+        """The text of each token, one string for each id."""
+        return [self.tokenizer.decode([token]) for token in ids]
+
+    # --- running -----------------------------------------------------------------------------------
+
+    def check_layer(self, layer: int) -> int:
+        if not 0 <= layer < self.n_layers:
+            raise ValueError(
+                f"layer {layer} is out of range: {self.name} has {self.n_layers} blocks, 0 to {self.n_layers - 1}"
+            )
+        return layer
+
+    def hook_name(self, layer: int, site: str = "resid_post") -> str:
+        """TransformerLens's name of a hook point: site "resid_post", "mlp_out", "attn.hook_z", ..."""
+        return f"blocks.{self.check_layer(layer)}.{site if 'hook_' in site else f'hook_{site}'}"
+
+    def hooks(self, fwd_hooks: Iterable[tuple[HookName, HookFn]]) -> Any:
+        """Context manager that runs `fn(tensor, hook)` at each named point; leaving it removes them all.
+
+        A name is a full one or `(layer, site)`. Inside, do not rely on `hook.name`: TransformerLens 4
+        gives the canonical name there, not the alias that was asked for.
+        """
+        named = [(n if isinstance(n, str) else self.hook_name(*n), fn) for n, fn in fwd_hooks]
+        for name, _ in named:
+            if name not in self.bridge.hook_dict:
+                raise ValueError(f"{self.name} has no hook point {name!r}{did_you_mean(name, self.bridge.hook_dict)}")
+        return self.bridge.hooks(fwd_hooks=named)
+
+    @contextmanager
+    def stopping(self, layer: int, fwd_hooks: Iterable[tuple[HookName, HookFn]] = ()) -> Iterator[Runner]:
+        """Yields `run(batch) -> residual`: the output of block `layer`, after which each pass ends.
+
+        No logits are computed. The hooks are installed once for all passes inside the context, which
+        with TransformerLens 4 takes as long as thirty tokens of a small model.
+        """
+        kept: list[Tensor] = []
+
+        def stop(resid: Tensor, hook: Any) -> None:
+            kept.append(resid)
+            raise _Stop
+
+        def run(batch: Batch) -> Tensor:
+            with suppress(_Stop):
+                self._run(batch)
+            return kept.pop()
+
+        with self.hooks([*fwd_hooks, ((layer, "resid_post"), stop)]):
+            yield run
+
+    def _run(self, batch: Batch) -> Tensor:
+        # The mask is always passed: without it TransformerLens 4 reads a left-padded batch wrongly, in silence.
+        extra = {"use_cache": False} if hasattr(self.bridge, "original_model") else {}
+        with torch.no_grad():
+            return self.bridge(batch.ids, attention_mask=batch.mask.long(), **extra)
+
+    def forward(
+        self,
+        texts: Text | Sequence[Text] | Batch,
+        *,
+        stop_after: int | None = None,
+        fwd_hooks: Iterable[tuple[HookName, HookFn]] = (),
+    ) -> Float[Tensor, "batch pos width"]:
+        """The output of block `stop_after` (`batch pos d_model`), or without it the logits (`batch pos vocab`)."""
+        batch = texts if isinstance(texts, Batch) else self.to_tokens(texts)
+        if stop_after is None:
+            with self.hooks(fwd_hooks):
+                return self._run(batch)
+        with self.stopping(stop_after, fwd_hooks) as run:
+            return run(batch)
+
+    def unembed(self, resid: Float[Tensor, "*axes d_model"]) -> Float[Tensor, "*axes vocab"]:
+        """Logits of a residual at the end of the last block: final norm, unembedding, soft cap where there is one."""
+        flat = resid.reshape(-1, 1, self.d_model).to(self.dtype)
+        with torch.no_grad():
+            logits = self.bridge.unembed(self.bridge.ln_final(flat)).reshape(*resid.shape[:-1], -1)
+        config = getattr(getattr(self.bridge, "original_model", None), "config", None)
+        cap = getattr(config, "final_logit_softcapping", None) or getattr(self.bridge.cfg, "output_logits_soft_cap", 0)
+        return cap * torch.tanh(logits / cap) if cap and cap > 0 else logits
+
+    def logits(self, texts: Text | Sequence[Text], positions: str | Sequence[int] = "last") -> Float[Tensor, "..."]:
+        """Next-token logits at chosen positions only, right-aligned with the text.
+
+        Args:
+            positions: "last" gives `batch vocab`; a list of token ranks (0 is the first token, -1 the
+                last) gives `batch positions vocab`.
+        """
+        batch = self.to_tokens(texts)
+        resid = self.forward(batch, stop_after=self.n_layers - 1)
+        lengths = batch.mask.sum(dim=1, keepdim=True)
+        wanted = torch.tensor([-1] if isinstance(positions, str) else list(positions), device=self.device)
+        at = torch.where(wanted < 0, lengths + wanted, wanted.expand(len(lengths), -1))
+        if (at < 0).any() or (at >= lengths).any():
+            raise ValueError(f"positions {positions} reach outside a text of {int(lengths.min())} tokens")
+        logits = self.unembed(resid.gather(1, at[..., None].expand(-1, -1, self.d_model)))
+        return logits[:, 0] if isinstance(positions, str) else logits
+
+    def run_with_cache(
+        self,
+        texts: Text | Sequence[Text],
+        layers: Sequence[int] | None = None,
+        sites: Sequence[str] = ("resid_post",),
+    ) -> ActivationCache:
+        """TransformerLens's cache of the named sites at the named layers (default: all blocks), stored once each.
+
+        The texts are padded on the right, as `to_tokens(texts)` shows. The pass ends after the deepest
+        layer and computes no logits. `cache["resid_post", 18]` is `batch pos d_model`.
+        """
+        layers = range(self.n_layers) if layers is None else layers
+        stored: dict[str, Tensor] = {}
+
+        def keep(name: str) -> HookFn:
+            return lambda tensor, hook: stored.__setitem__(name, tensor.detach())
+
+        names = [self.hook_name(layer, site) for layer in layers for site in sites]
+        self.forward(texts, stop_after=max(layers), fwd_hooks=[(name, keep(name)) for name in names])
+        return ActivationCache(stored, self.bridge)
+
+    def residual_norm(
+        self, texts: Text | Sequence[Text], layers: Sequence[int] | None = None, from_rank: int = 10
+    ) -> Float[Tensor, "layer"]:
+        """Mean norm of each block's output over the tokens from rank `from_rank` on: the unit of steering strength.
+
+        The first tokens are left out because the very first one is an attention sink whose norm is up
+        to a hundred times that of the others.
+        """
+        layers = range(self.n_layers) if layers is None else layers
+        encoded = [encoding.ids for encoding in self.encode_all(texts)]
+        totals, count = torch.zeros(len(layers), dtype=torch.float64), 0
+        norms: dict[int, Tensor] = {}
+        collect = [
+            (
+                (layer, "resid_post"),
+                lambda x, hook, layer=layer: norms.__setitem__(layer, x.float().norm(dim=-1)),
+            )
+            for layer in layers
+        ]
+        for rows in plan([len(ids) for ids in encoded]):
+            batch = pad([encoded[row] for row in rows], "right", self.pad_token_id).to(self.device)
+            self.forward(batch, stop_after=max(layers), fwd_hooks=collect)
+            chosen = ranks(batch.mask) >= from_rank
+            totals += torch.stack([norms[layer][chosen].sum() for layer in layers]).cpu().double()
+            count += int(chosen.sum())
+        if not count:
+            raise ValueError(f"no text has a token of rank {from_rank} or more; give longer texts or a lower from_rank")
+        return (totals / count).float()
+
+    # --- writing -----------------------------------------------------------------------------------
+
+    def generate(
+        self,
+        texts: Text | Sequence[Text],
+        max_new_tokens: int = 60,
+        temperature: float = 0.8,
+        top_p: float = 0.95,
+        seed: int = 0,
+        stop: Sequence[str] = (),
+    ) -> Any:
+        """Continue one text (returns a string) or several in one batch (returns a list); new text only.
+
+        Args:
+            temperature: 0 is greedy.
+            stop: strings at which the text ends; they are cut off. A conversation with a base model
+                also stops where the model begins to write the next "Human:" turn.
+        """
+        stop = list(stop)
+        if not self.tokenizer.chat_template and any(is_chat(text) for text in as_list(texts)):
+            stop.append(f"\n{PLAIN_ROLES['user']}:")
+        batch = self.to_tokens(texts, padding_side="left")
+        sampling = (
+            {"do_sample": True, "temperature": temperature, "top_p": top_p} if temperature else {"do_sample": False}
+        )
+        with torch.random.fork_rng(), torch.no_grad():
+            torch.manual_seed(seed)
+            if hasattr(getattr(self.bridge, "original_model", None), "generate"):
+                width = batch.ids.shape[1]
+
+                def stopped(ids: Tensor, scores: Any) -> Tensor:
+                    ends = self.tokenizer.batch_decode(ids[:, width:][:, -32:])
+                    return torch.tensor([any(mark in end for mark in stop) for end in ends], device=ids.device)
+
+                out = self.bridge.original_model.generate(
+                    batch.ids,
+                    attention_mask=batch.mask.long(),
+                    max_new_tokens=max_new_tokens,
+                    pad_token_id=self.pad_token_id,
+                    top_k=0 if temperature else None,
+                    stopping_criteria=[stopped] if stop else None,
+                    **sampling,
+                )
+                new = out[:, width:]
+                written = [self.tokenizer.decode(row, skip_special_tokens=True) for row in new]
+            else:
+                written = [
+                    self._generate_row(ids[mask], max_new_tokens, sampling) for ids, mask in zip(*batch, strict=True)
+                ]
+        for mark in stop:
+            written = [text.split(mark)[0] for text in written]
+        return written[0] if is_one(texts) else written
+
+    def _generate_row(self, ids: Tensor, max_new_tokens: int, sampling: dict[str, Any]) -> str:
+        # TransformerLens's own `generate` takes no mask for ids, so rows of different length go one by one.
+        out = self.bridge.generate(
+            ids[None],
+            max_new_tokens,
+            prepend_bos=False,
+            verbose=False,
+            eos_token_id=self.tokenizer.eos_token_id,
+            **sampling,
+        )
+        return self.tokenizer.decode(out[0, len(ids) :], skip_special_tokens=True)
