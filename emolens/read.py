@@ -1,0 +1,281 @@
+"""Scores of tokens, turns and documents on the emotion vectors, projected inside the forward pass."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from emolens.batching import pad, plan
+from emolens.corpus import Corpus
+from emolens.derive import READ_FROM_RANK, group_mean, rank_matrix
+from emolens.encoding import Encoding, Text
+from emolens.errors import did_you_mean
+from emolens.model import HookedModel
+from emolens.pooling import pool
+from emolens.stats import StudyResult, bootstrap_mean
+from emolens.vectors import METHODS, EmotionVectors, check_method, unit
+
+PLACES = ("tokens", "last", "turn", "document")
+CENTRES = ("stories", "neutral", "set")
+SHORT = 20  # texts with fewer tokens are read from rank 1: all but the first token, an attention sink
+
+
+@dataclass(frozen=True)
+class Readout:
+    """Scores of every item (token, turn or document) on every emotion, and where each item stands."""
+
+    scores: Float[Tensor, "item emotion"]
+    emotions: tuple[str, ...]
+    labels: tuple[str, ...]  # the token's text, the turn's role, or how the document begins
+    text_index: tuple[int, ...]
+    spans: tuple[tuple[int, int], ...]  # tokens [start, end) of the item in its text
+    layer: int
+    method: str
+    centre: str
+    at: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, emotion: str) -> Float[Tensor, "item"]:
+        """The scores of one emotion."""
+        if emotion not in self.emotions:
+            raise ValueError(f"{emotion!r} was not read{did_you_mean(emotion, self.emotions)}")
+        return self.scores[:, self.emotions.index(emotion)]
+
+    def of_text(self, index: int) -> "Readout":
+        """The items of one text."""
+        rows = [row for row, text in enumerate(self.text_index) if text == index]
+        pick = lambda values: tuple(values[row] for row in rows)  # noqa: E731
+        return Readout(
+            self.scores[rows],
+            self.emotions,
+            pick(self.labels),
+            pick(self.text_index),
+            pick(self.spans),
+            self.layer,
+            self.method,
+            self.centre,
+            self.at,
+        )
+
+    def top(self, k: int = 5) -> Any:
+        """The k emotions of highest mean score over a text's items; a list of such lists for several texts."""
+        out = []
+        for index in sorted(set(self.text_index)):
+            mean = self.of_text(index).scores.mean(dim=0)
+            values, order = mean.topk(min(k, len(self.emotions)))
+            out.append([(self.emotions[i], float(v)) for v, i in zip(values, order.tolist(), strict=True)])
+        return out[0] if len(out) == 1 else out
+
+    def frame(self) -> pd.DataFrame:
+        """One row for each item: text, label, and a column for each emotion."""
+        scores = pd.DataFrame(self.scores.numpy(), columns=list(self.emotions))
+        return pd.concat([pd.DataFrame({"text": self.text_index, "label": self.labels}), scores], axis=1)
+
+
+def score(
+    x: Float[Tensor, "item d_model"],
+    vectors: EmotionVectors,
+    layer: int,
+    method: str = "denoised",
+    centre: str | Float[Tensor, "d_model"] = "stories",
+) -> Float[Tensor, "item emotion"]:
+    """Cosines of centred activations with the emotion vectors of one layer (law: both sides centred).
+
+    With `whitened`, the cosine after both are whitened by the noise of the stories.
+    """
+    if isinstance(centre, str):
+        at = vectors.at(layer)
+        centre = (at.centre_stories if centre == "stories" else at.centre_neutral)[0]
+    y = x.float().cpu() - centre
+    if check_method(method) == "whitened":
+        return y @ vectors.vectors(layer, "whitened").T / vectors.whitened_norm(y, layer).clamp(min=1e-12)[:, None]
+    return unit(y) @ vectors.matrix(layer, method).T
+
+
+def _items(encoding: Encoding, at: str, number: int) -> list[tuple[int, int, str]]:
+    """Token spans to be read in one text, with a label where it does not depend on the tokens' text."""
+    n, turns = len(encoding.ids), encoding.turns
+    if at == "tokens":
+        return [(i, i + 1, "") for i in range(n)]
+    if at == "last":
+        return [(n - 1, n, "")]
+    if at == "turn":
+        if not turns:
+            raise ValueError(f"text {number} is no conversation, so it has no turns; read it at 'tokens' or 'document'")
+        return [(turn.start, turn.end, turn.role) for turn in turns]
+    if turns:
+        return [(turns[0].start, turns[-1].end, "")]
+    return [(READ_FROM_RANK if n >= SHORT else min(1, n - 1), n, "")]
+
+
+def read(
+    model: HookedModel,
+    texts: Text | Sequence[Text],
+    vectors: EmotionVectors,
+    layer: int | None = None,
+    at: str = "tokens",
+    method: str = "cosine",
+    centre: str = "stories",
+    token_budget: int = 2048,
+) -> Readout:
+    """Score texts or conversations on every emotion (paper, section 3: cosine with the denoised vector).
+
+    Args:
+        layer: default two thirds of the depth.
+        at: "tokens"; "last", the last token (of a conversation: right before the reply); "turn", the mean
+            over each message; "document", the mean over a text from rank 10 on (from rank 1 when it is
+            shorter than 20 tokens).
+        method: "cosine" (denoised), "raw" or "whitened".
+        centre: "stories" or "neutral", both stored in the vectors, or "set", the mean of the items read here.
+
+    Raises:
+        ValueError: vectors of another model, an unknown place, method, centre or layer, an empty text.
+    """
+    for name, value, known in (("at", at, PLACES), ("centre", centre, CENTRES)):
+        if value not in known:
+            raise ValueError(f"{name}={value!r} is none of {', '.join(known)}{did_you_mean(value, known)}")
+    method = check_method(method)
+    vectors.check_model(model)
+    layer = vectors.default_layer if layer is None else model.check_layer(layer)
+    vectors = vectors.at(layer)
+    encoded = model.encode_all(texts)
+    if not encoded:
+        raise ValueError("no text to read")
+    items = [_items(encoding, at, number) for number, encoding in enumerate(encoded)]
+    fixed: Any = centre
+    if centre == "set":
+        x = _collect(model, encoded, items, layer, token_budget, lambda x: x.sum(dim=0, keepdim=True))
+        fixed = torch.cat(x).sum(dim=0) / sum(map(len, items))
+    scores = _collect(model, encoded, items, layer, token_budget, lambda x: score(x, vectors, layer, method, fixed))
+    labels: list[str] = []
+    for encoding, spans in zip(encoded, items, strict=True):
+        if at in ("tokens", "last"):
+            labels += model.token_strings([encoding.ids[start] for start, _, _ in spans])
+        else:
+            labels += [name or model.tokenizer.decode(encoding.ids[:12]) for _, _, name in spans]
+    index = tuple(number for number, spans in enumerate(items) for _ in spans)
+    places = tuple((start, end) for spans in items for start, end, _ in spans)
+    return Readout(torch.cat(scores), vectors.emotions, tuple(labels), index, places, layer, method, centre, at)
+
+
+def _collect(
+    model: HookedModel,
+    encoded: Sequence[Encoding],
+    items: Sequence[Sequence[tuple[int, int, str]]],
+    layer: int,
+    token_budget: int,
+    project: Any,
+) -> list[Tensor]:
+    """`project(item means)` of each text, computed inside the hook, in the order of the texts."""
+    out: list[Tensor] = [torch.empty(0)] * len(encoded)
+    current: list[int] = []
+
+    def hook(resid: Tensor, hook: Any) -> None:
+        for row, number in enumerate(current):
+            x = resid[row].detach().float()
+            spans = items[number]
+            if all(end - start == 1 for start, end, _ in spans):
+                out[number] = project(x[[start for start, _, _ in spans]])
+            else:
+                out[number] = project(torch.stack([x[start:end].mean(dim=0) for start, end, _ in spans]))
+
+    with model.stopping(layer, [((layer, "resid_post"), hook)]) as run:
+        for rows in plan([len(encoding.ids) for encoding in encoded], token_budget):
+            current[:] = rows
+            run(pad([encoded[row].ids for row in rows], "right", model.pad_token_id).to(model.device))
+    return out
+
+
+def detect(
+    model: HookedModel,
+    vectors: EmotionVectors,
+    corpus: Corpus,
+    layers: Iterable[int] | None = None,
+    methods: Sequence[str] = METHODS,
+    centre: str = "set",
+    draws: int = 99,
+    seed: int = 0,
+    progress: bool = True,
+) -> StudyResult:
+    """Rank of the right emotion among all on labelled texts, by layer and method.
+
+    Each text is read as a document. The table has, for every layer and method, the share of texts whose
+    emotion comes first and among the first five, bootstrap intervals over emotions, and the 97.5 %
+    quantile of both shares when the labels are permuted over the texts.
+
+    Args:
+        layers: default all of the vectors.
+        centre: "set" (the mean of these texts), "register" (the mean of each register's texts: a difference of
+            style between the registers is taken off too), "stories" or "neutral".
+    """
+    vectors.check_model(model)
+    truth = torch.tensor([vectors.index(story.emotion) for story in corpus])
+    layers = list(vectors.layers if layers is None else layers)
+    pooled = pool(model, corpus.texts, layers, (1, READ_FROM_RANK), progress=progress)
+    if len(tiny := (pooled.counts < 2).nonzero()):
+        story = corpus[int(tiny[0])]
+        raise ValueError(f"text {int(tiny[0])} ({story.emotion}) is too short, a single token: {story.text!r}")
+    short = pooled.counts < SHORT
+    registers = list(dict.fromkeys(story.register for story in corpus))
+    register = torch.tensor([registers.index(story.register) for story in corpus])
+    rng, rows = np.random.default_rng(seed), []
+    shuffles = torch.stack([truth[torch.from_numpy(rng.permutation(len(truth)))] for _ in range(draws)])
+    for layer in layers:
+        x = torch.where(short[:, None], pooled.means(1, layer), pooled.means(READ_FROM_RANK, layer))
+        fixed: Any = centre
+        if centre == "set":
+            fixed = x.mean(dim=0)
+        elif centre == "register":
+            x, fixed = x - group_mean(x, register, len(registers))[register], torch.zeros(model.d_model)
+        for method in methods:
+            ranked = rank_matrix(score(x, vectors, layer, method, fixed))
+            ranks = ranked.gather(1, truth[:, None])[:, 0]
+            null = ranked.gather(1, shuffles.T)
+            row: dict[str, Any] = {
+                "layer": layer,
+                "method": check_method(method),
+                "centre": centre,
+                "texts": len(truth),
+            }
+            for name, k in (("first", 1), ("first_five", 5)):
+                hit = (ranks <= k).float().numpy()
+                low, high = bootstrap_mean(hit, groups=truth.numpy(), seed=seed)
+                row |= {name: float(hit.mean()), f"{name}_low": low, f"{name}_high": high}
+                row[f"{name}_null"] = float((null <= k).float().mean(dim=0).quantile(0.975))
+            rows.append(row | {"mean_rank": float(ranks.float().mean())})
+    frame = pd.DataFrame(rows)
+    marked = {method: vectors.chosen_layer(method) for method in METHODS} if "chosen" in vectors.stamp else {}
+    chance = 1 / len(vectors.emotions)
+
+    def draw(frame: pd.DataFrame, ax: Any = None) -> Any:
+        from emolens.plots import layer_sweep
+
+        return layer_sweep(frame, chance=chance, chosen=marked.get("whitened"), ax=ax)
+
+    return StudyResult("detection", frame, _detection_verdict(frame, marked, len(vectors.emotions)), draw)
+
+
+def _detection_verdict(frame: pd.DataFrame, marked: dict[str, int], n_emotions: int) -> str:
+    """One clause for each method, at the layer that was chosen on the stories where it is among those looked at."""
+    said = []
+    for method, part in frame.groupby("method", sort=False):
+        at = part[part["layer"] == marked.get(str(method))]
+        row = (at if len(at) else part).iloc[0 if len(at) else len(part) // 2]
+        said.append(
+            f"{method} at block {int(row['layer'])}: right emotion first for {row['first']:.0%} "
+            f"[{row['first_low']:.0%}, {row['first_high']:.0%}] and in the first five for {row['first_five']:.0%} "
+            f"[{row['first_five_low']:.0%}, {row['first_five_high']:.0%}] of the texts (permuted labels: at most "
+            f"{row['first_null']:.1%} and {row['first_five_null']:.1%})"
+        )
+    texts = int(frame["texts"].iloc[0])
+    return (
+        f"Among {n_emotions} emotions on {texts} texts (chance {1 / n_emotions:.1%} and {5 / n_emotions:.1%}), "
+        f"centred on {frame['centre'].iloc[0]!r}: " + "; ".join(said) + "."
+    )
