@@ -1,0 +1,50 @@
+"""Time of a whole derivation from an empty cache, in each dtype, and how well the vectors agree.
+
+python benchmarks/derive.py [--model NAME] [--dtypes bfloat16 float32] [--out FILE]
+"""
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+import emolens as el
+from emolens.embedded import known_models, local_path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="smollm2-135m-instruct")
+    parser.add_argument("--dtypes", nargs="+", default=["bfloat16", "float32"])
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    source = str(local_path(options.model)) if options.model in known_models() else options.model
+    derived, result = [], {"model": options.model, "threads": torch.get_num_threads(), "minutes": {}}
+    for dtype in options.dtypes:
+        with tempfile.TemporaryDirectory() as empty:
+            os.environ["EMOLENS_CACHE"] = empty
+            model = el.load(source, dtype=dtype)
+            start = time.perf_counter()
+            derived.append(el.derive(model))
+            result["minutes"][dtype] = round((time.perf_counter() - start) / 60, 2)
+    if len(derived) > 1:
+        first, second = derived
+        for method in ("denoised", "whitened"):
+            for layer in (first.default_layer, first.chosen_layer(method)):
+                cosine = first.agreement(second, layer, method)
+                result[f"cosine between dtypes, {method}, block {layer}"] = {
+                    "lowest": round(float(cosine.min()), 4),
+                    "median": round(float(cosine.median()), 4),
+                }
+    print(json.dumps(result, indent=1))
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

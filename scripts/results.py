@@ -1,0 +1,104 @@
+"""Run the derivation studies in full on both embedded models: `make results`.
+
+Writes `figures/data/derivation-MODEL.json` (tables with nulls and intervals, and the stamp) and, with the
+instruct model, `figures/data/written-stories.jsonl`, stories that the model wrote itself. The notebooks
+show these numbers and check that what they measure live agrees.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+import emolens as el
+from emolens.derive import fit
+from emolens.files import write_atomic
+from emolens.vectors import METHODS
+
+DATA = Path(__file__).parent.parent / "figures" / "data"
+WRITTEN = DATA / "written-stories.jsonl"
+WRITTEN_EMOTIONS = ["afraid", "angry", "calm", "desperate", "guilty", "happy"]
+WRITTEN_EMOTIONS += ["inspired", "loving", "nervous", "proud", "sad", "surprised"]
+TOPICS = ["a delayed train", "a family dinner", "a lost key", "the first day at work", "a letter", "a walk by the sea"]
+
+
+def reliability(vectors: el.EmotionVectors) -> pd.DataFrame:
+    """Split-half cosine by layer and method, with quantiles over emotions and the null."""
+    rows = []
+    for m, method in enumerate(METHODS):
+        for row, layer in enumerate(vectors.layers):
+            cosine = vectors.reliability[m, :, row].numpy()
+            null = vectors.reliability_null[m, :, row].tolist()
+            low, high = np.quantile(cosine, [0.025, 0.975])
+            rows.append([method, layer, cosine.mean(), low, high, *null])
+    return pd.DataFrame(rows, columns=["method", "layer", "cosine", "low", "high", "null_low", "null_high"])
+
+
+def centres(model: el.HookedModel, vectors: el.EmotionVectors) -> pd.DataFrame:
+    """Detection at the chosen layers for every centre."""
+    tables = []
+    for centre in ("set", "register", "stories", "neutral"):
+        for method in METHODS:
+            layers = [vectors.chosen_layer(method)]
+            study = el.detect(model, vectors, el.corpus.vignettes(), layers, [method], centre, progress=False)
+            tables.append(study.table())
+    return pd.concat(tables)
+
+
+def sources(model: el.HookedModel, vectors: el.EmotionVectors) -> pd.DataFrame:
+    """Detection with vectors from plain stories, literary ones, both, and stories that a model wrote itself."""
+    packaged, written = el.corpus.stories(), el.Corpus.from_jsonl(WRITTEN)
+    pooled, own = el.pool(model, packaged.texts), el.pool(model, written.texts)
+    neutral = el.token_moments(model, el.corpus.neutral(), sorted({vectors.chosen_layer(m) for m in METHODS}))
+    options: dict[str, Any] = {
+        "shrinkage": vectors.stamp["chosen"]["whitened"]["shrinkage"],
+        "layers": neutral.layers,
+        "stamp": vectors.stamp,
+    }
+    tables = []
+    for emotions in (el.corpus.EMOTIONS, WRITTEN_EMOTIONS):
+        fitted = {}
+        for name, registers in (("plain", {"plain"}), ("literary", {"literary"}), ("both", {"plain", "literary"})):
+            keep = torch.tensor([s.emotion in emotions and s.register in registers for s in packaged])
+            fitted[name] = (fit(pooled, packaged, neutral, keep=keep, **options), int(keep.sum()))
+        if emotions is WRITTEN_EMOTIONS:
+            fitted["written by the model"] = (fit(own, written, neutral, **options), len(written))
+        targets = el.corpus.vignettes().where(emotion=emotions)
+        for name, (candidate, stories) in fitted.items():
+            for method in ("denoised", "whitened"):
+                layers = [vectors.chosen_layer(method)]
+                study = el.detect(model, candidate, targets, layers, [method], progress=False)
+                tables.append(study.table().assign(source=name, stories=stories, emotions=len(emotions)))
+    return pd.concat(tables)
+
+
+def main() -> None:
+    writer = el.load("smollm2-135m-instruct")
+    if not WRITTEN.exists():
+        draft = WRITTEN.with_suffix(".draft.jsonl")
+        el.corpus.generate(writer, WRITTEN_EMOTIONS, TOPICS, 1, path=draft)
+        write_atomic(WRITTEN, draft.read_bytes())
+    for name in el.embedded.known_models():
+        model = writer if name == writer.name else el.load(name)
+        vectors = el.derive(model)
+        study = el.detect(model, vectors, el.corpus.vignettes())
+        tables = {
+            "vignettes": study.table(),
+            "centres": centres(model, vectors),
+            "reliability": reliability(vectors),
+            "sources": sources(model, vectors),
+        }
+        stamp = {key: value for key, value in vectors.stamp.items() if key != "sweep"}
+        result = {"stamp": stamp, "verdict": study.verdict(), "sweep": vectors.stamp["sweep"]}
+        result |= {
+            key: json.loads(table.to_json(orient="records", double_precision=4)) for key, table in tables.items()
+        }
+        path = write_atomic(DATA / f"derivation-{name}.json", (json.dumps(result, indent=1) + "\n").encode())
+        print(f"{path}: {study.verdict()}")
+
+
+if __name__ == "__main__":
+    main()
