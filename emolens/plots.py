@@ -32,6 +32,7 @@ __all__ = [
     "reliability",
     "save",
     "similarity_matrix",
+    "token_scores",
 ]
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -198,6 +199,29 @@ def similarity_matrix(
     ax.set_xticks(shown, [names[row] for row in shown], rotation=90, fontsize=SMALL)
     ax.set_yticks(shown, [names[row] for row in shown], fontsize=SMALL)
     ax.set_title(f"Similarity of {len(names)} emotions")
+    return ax
+
+
+def token_scores(readout: Any, emotions: Sequence[str], ax: Axes | None = None) -> Axes:
+    """The scores of a short text's tokens, a row for each emotion: a heat map for where HTML is not shown.
+
+    Args:
+        readout: a `Readout` of one text at "tokens", of at most 60 tokens.
+
+    Raises:
+        ValueError: more tokens, for which `heatmap` is made.
+    """
+    if len(readout) > 60:
+        raise ValueError(f"{len(readout)} tokens do not fit side by side (at most 60); use plots.heatmap")
+    values = np.stack([np.asarray(readout[emotion]) for emotion in emotions])
+    ax = ax or _axes(max(6.5, 0.2 * len(readout) + 2), 0.3 * len(emotions) + 1.8)
+    limit = float(np.abs(values).max())
+    image = ax.imshow(values, cmap="cividis", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
+    ax.figure.colorbar(image, ax=ax, pad=0.01).set_label("score")
+    labels = [label.strip().replace("$", r"\$") or "␣" for label in readout.labels]
+    ax.set_xticks(range(len(readout)), labels, rotation=90, fontsize=SMALL)
+    ax.set_yticks(range(len(emotions)), emotions)
+    ax.set_title(f"Block {readout.layer}, {readout.method}, centred on {readout.centre!r}")
     return ax
 
 

@@ -252,14 +252,9 @@ def detect(
             rows.append(row | {"mean_rank": float(ranks.float().mean())})
     frame = pd.DataFrame(rows)
     marked = {method: vectors.chosen_layer(method) for method in METHODS} if "chosen" in vectors.stamp else {}
-    chance = 1 / len(vectors.emotions)
-
-    def draw(frame: pd.DataFrame, ax: Any = None) -> Any:
-        from emolens.plots import layer_sweep
-
-        return layer_sweep(frame, chance=chance, chosen=marked.get("whitened"), ax=ax)
-
-    return StudyResult("detection", frame, _detection_verdict(frame, marked, len(vectors.emotions)), draw)
+    sentence = _detection_verdict(frame, marked, len(vectors.emotions))
+    options = {"chance": 1 / len(vectors.emotions), "chosen": marked.get("whitened")}
+    return StudyResult("detection", frame, sentence, "layer_sweep", options)
 
 
 def _detection_verdict(frame: pd.DataFrame, marked: dict[str, int], n_emotions: int) -> str:

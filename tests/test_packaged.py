@@ -1,0 +1,62 @@
+"""The vectors that ship with the package: whole, small, stamped, and what the committed recipe gives."""
+
+import pytest
+
+import emolens as el
+from emolens.embedded import known_models
+from emolens.files import data_path
+
+FOLDER = data_path("vectors")
+
+
+@pytest.fixture(params=list(known_models()), ids=list(known_models()))
+def name(request):
+    return request.param
+
+
+def test_they_are_small_and_no_model_is_missing():
+    files = sorted(FOLDER.glob("*.safetensors"))
+    assert [file.stem for file in files] == sorted(known_models())
+    assert sum(file.stat().st_size for file in files) <= 8_000_000
+
+
+def test_they_hold_every_emotion_at_five_layers_around_the_default_one(name):
+    vectors = el.packaged_vectors(name)
+    default = vectors.default_layer
+    assert vectors.emotions == el.corpus.EMOTIONS
+    assert vectors.layers == tuple(range(default - 2, default + 3))
+    assert default == vectors.stamp["default_layer"]
+    assert all(tensor.isfinite().all() for tensor in (vectors.raw, vectors.whitened, vectors.noise_basis))
+
+
+def test_their_stamp_names_the_model_the_recipe_and_the_packaged_stories(name):
+    stamp = el.packaged_vectors(name).stamp
+    assert stamp["model"] == name
+    assert stamp["corpus"] == el.corpus.stories().hash
+    assert len(stamp["fingerprint"]) == 16 and stamp["versions"].keys() >= {"torch", "transformers"}
+    assert {"fit", "pooling", "from_rank", "explained"} <= stamp["recipe"].keys()
+
+
+def test_the_terms_stand_beside_what_was_made_from_gemma():
+    assert "Gemma Terms of\nUse" in (FOLDER / "NOTICE").read_text()
+
+
+def test_an_unknown_model_has_none():
+    with pytest.raises(ValueError, match=r"no vectors ship for 'gpt2'; they do for gemma-3-270m, smollm2"):
+        el.packaged_vectors("gpt2")
+
+
+@pytest.mark.model
+def test_they_are_those_of_the_model_and_the_stories(name):
+    """On a sample of emotions: the corpus is crossed, so that fewer emotions change the common mean alone."""
+    sample = ["calm", "desperate", "proud"]
+    model, packaged = el.load(name), el.packaged_vectors(name)
+    stories = el.corpus.stories().where(emotion=sample)
+    pooled = el.pool(model, stories.texts, packaged.layers, (10, 50), cache=False, progress=False)
+    neutral = el.token_moments(model, el.corpus.neutral()[:3], packaged.layers, progress=False)
+    fresh = el.fit(pooled, stories, neutral)
+    for layer in packaged.layers:
+        expected = packaged[sample].vectors(layer, "raw")
+        expected = expected - expected.mean(dim=0)
+        cosine = (el.vectors.unit(expected) * fresh.matrix(layer, "raw")).sum(dim=1)
+        assert cosine.min() > 0.995, (layer, dict(zip(sample, cosine.tolist(), strict=True)))
