@@ -349,3 +349,31 @@ def test_save_writes_the_same_bytes_and_no_date(tmp_path):
     with pytest.raises(ValueError, match=r"\.png"):
         plots.save(figure, tmp_path / "figure.pdf")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["figure.png", "new0", "new1"]
+
+
+def test_the_gallery_shows_each_figure_with_what_it_says(tmp_path):
+    plots.save(plots.layer_sweep(sweep_table(), 0.1), tmp_path / "b_sweep.png", "Found – often.", "A flat line.")
+    plots.save(plots.agreement(sweep_table().assign(emotion="calm", cosine=0.9)), tmp_path / "a.png", "They agree.")
+    page = plots.gallery(tmp_path).read_text(encoding="utf-8")
+    assert page.index("![a](a.png)") < page.index("They agree.") < page.index("![b sweep](b_sweep.png)")
+    assert page.index("Found – often.") < page.index("*What would have falsified it:* A flat line.")
+
+
+def test_token_scores_draw_a_row_for_each_emotion_and_refuse_long_texts():
+    class Tokens(SimpleNamespace):
+        def __len__(self):
+            return len(self.labels)
+
+        def __getitem__(self, emotion):
+            return self.scores[:, self.emotions.index(emotion)]
+
+    def tokens(n):
+        scores = torch.linspace(-0.2, 0.1, 3 * n).view(n, 3)
+        return Tokens(**vars(readout(scores, ["calm", "sad", "proud"], layer=3, method="raw", centre="stories")))
+
+    ax = plots.token_scores(tokens(7), ["proud", "calm"])
+    image = ax.images[0]
+    assert image.get_array().shape == (2, 7) and image.get_clim() == pytest.approx((-0.2, 0.2))
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["proud", "calm"]
+    with pytest.raises(ValueError, match="61 tokens"):
+        plots.token_scores(tokens(61), ["calm"])

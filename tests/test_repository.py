@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import tomllib
 from pathlib import Path
 
@@ -64,3 +66,21 @@ def test_transformer_lens_3_differs_in_itself_alone() -> None:
     assert own == {"transformer-lens", "better-abc"}  # what it needs and TransformerLens 4 does not
     assert COMPAT.keys() - own <= CONSTRAINTS.keys()
     assert names(PROJECT["dependencies"]) <= COMPAT.keys()
+
+
+def test_the_numbers_of_the_readme_are_those_that_were_measured() -> None:
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    for model in ("smollm2-135m-instruct", "gemma-3-270m"):
+        measured = json.loads((ROOT / f"figures/data/derivation-{model}.json").read_text())
+        assert measured["results"]["vignettes"]["verdict"] in readme
+        speed = json.loads((ROOT / f"benchmarks/results/extraction-{model}.json").read_text())
+        ratios = [ratio for name, ratio in speed["emolens_speed_over"].items() if name != "emolens pooled"]
+        shown = [f"{ratio:.2f}" for ratio in ratios] + [f"{speed['peak_memory_above_model_mb']} MB"]
+        column = 2 if model == "smollm2-135m-instruct" else 3
+        rows = [line.split("|") for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| ")]
+        assert [row[column].strip() for row in rows if len(row) == 5 and re.match(r" \d", row[2])] == shown
+
+
+def test_no_file_is_too_long() -> None:
+    for path in sorted((ROOT / "emolens").rglob("*.py")):
+        assert len(path.read_text().splitlines()) <= 350, path
