@@ -7,7 +7,7 @@ PIP := -m pip -qq --disable-pip-version-check
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo lab test test-lint test-types test-unit test-compat test-notebooks vectors results bench clean python
+.PHONY: help demo lab test test-lint test-types test-unit test-compat test-notebooks vectors results gallery bench clean python
 
 help: ## show what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -38,7 +38,9 @@ test-compat: $(COMPAT)/installed ## the conformance tests on TransformerLens 3
 	@$(COMPAT)/bin/pytest -q tests/conformance
 
 test-notebooks: $(BIN)/installed ## every notebook, its outputs compared
-	@echo "== notebooks"
+	@echo "== notebooks (the first time both models' vectors are derived, a few minutes each)"
+	@for m in smollm2-135m-instruct gemma-3-270m; do \
+	    $(BIN)/python -c "import emolens as el; el.derive(el.load('$$m'))" || exit 1; done
 	@$(BIN)/pytest -q --nbval --nbval-current-env --nbval-sanitize-with notebooks/sanitize.cfg \
 	    --nbval-cell-timeout=600 notebooks/*.ipynb
 
@@ -47,6 +49,9 @@ vectors: $(BIN)/installed ## make the packaged vectors again
 
 results: $(BIN)/installed ## run every study in full on both models, for figures/data
 	@$(BIN)/python scripts/results.py
+
+gallery: $(BIN)/installed ## write figures/README.md from the figures that the notebooks wrote
+	@$(BIN)/python -c 'from emolens import plots; print(plots.gallery("figures"))'
 
 bench: $(BIN)/installed ## measure speed and memory against other ways to do it
 	@for m in smollm2-135m-instruct gemma-3-270m; do \

@@ -71,7 +71,7 @@ def test_every_number_in_the_prose_was_printed_above_it(notebook):
         if cell.cell_type == "code":
             printed += text_of(cell)
         else:
-            prose = re.sub(r"`[^`]*`|```.*?```", "", cell.source, flags=re.DOTALL)
+            prose = re.sub(r"```.*?```|`[^`]*`|\]\([^)]*\)", "", cell.source, flags=re.DOTALL)
             assert [number for number in NUMBER.findall(prose) if number not in printed] == []
 
 

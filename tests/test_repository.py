@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import tomllib
 from pathlib import Path
 
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from emolens import plots
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -79,6 +82,12 @@ def test_the_numbers_of_the_readme_are_those_that_were_measured() -> None:
         column = 2 if model == "smollm2-135m-instruct" else 3
         rows = [line.split("|") for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| ")]
         assert [row[column].strip() for row in rows if len(row) == 5 and re.match(r" \d", row[2])] == shown
+
+
+def test_the_gallery_is_that_of_the_figures(tmp_path: Path) -> None:
+    for figure in (ROOT / "figures").glob("*.png"):
+        shutil.copy(figure, tmp_path)
+    assert plots.gallery(tmp_path).read_text() == (ROOT / "figures" / "README.md").read_text()
 
 
 def test_no_file_is_too_long() -> None:
