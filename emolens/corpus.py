@@ -25,20 +25,25 @@ EMOTIONS: tuple[str, ...] = tuple(data_path("corpus", "emotions.txt").read_text(
 
 _KNOWN = frozenset(EMOTIONS)
 
+# What is in a module of its own: the first two need this one.
+_ELSEWHERE = {"audit": "audit", "generate": "generate", "rated_documents": "rated", "RatedDocument": "rated"}
+
 
 if TYPE_CHECKING:
     from emolens.audit import audit as audit
     from emolens.generate import generate as generate
+    from emolens.rated import RatedDocument as RatedDocument
+    from emolens.rated import rated_documents as rated_documents
 else:
 
     def __getattr__(name: str) -> Any:
-        if name in ("audit", "generate"):  # each in a module of its own, which needs this one
-            return getattr(import_module(f"emolens.{name}"), name)
+        if name in _ELSEWHERE:
+            return getattr(import_module(f"emolens.{_ELSEWHERE[name]}"), name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return [*globals(), "audit", "generate"]
+    return [*globals(), *_ELSEWHERE]
 
 
 @dataclass(frozen=True)
@@ -248,6 +253,20 @@ def masked() -> list[dict[str, Any]]:
 def speakers() -> list[dict[str, Any]]:
     """144 conversations in which the user feels `user_emotion` and the assistant `assistant_emotion`."""
     return _packaged("speakers")
+
+
+STIMULI = ("binding", "implicit", "intensity", "negation", "showcase")
+
+
+def stimuli(name: str) -> list[dict[str, Any]]:
+    """The rows of one of the packaged stimulus sets, each for a study of the same name or subject.
+
+    Raises:
+        ValueError: another name.
+    """
+    if name not in STIMULI:
+        raise ValueError(f"no stimuli {name!r}{did_you_mean(name, STIMULI)}; there are {', '.join(STIMULI)}")
+    return [row for _, row in _json_lines(data_path("stimuli", f"{name}.jsonl"))]
 
 
 def _packaged(name: str) -> list[dict[str, Any]]:

