@@ -1,4 +1,4 @@
-"""Token heat maps: static HTML without script or network, and the CircuitsVis view."""
+"""Token heat maps of texts and conversations as static HTML, without script or network."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ LEVELS = 10  # steps of colour on either side of zero: classes instead of inline
 RED, BLUE = "214,47,39", "33,102,200"
 STRONGEST = 0.75  # opacity: the page shows through, so that its own text colour stays readable, light or dark
 VISIBLE = {code: chr(0x2400 + code) for code in range(32)} | {9: "⇥\t", 10: "↵\n", 127: "␡"}
+BAR_RED, BAR_BLUE = "229,57,53", "66,133,244"  # bars hold no text, so they may be as strong as dark pages need
 
 
 @runtime_checkable
@@ -75,14 +76,10 @@ def heatmap(
     Raises:
         ValueError: several texts, lengths that do not match, an unknown emotion, a scale that is not positive.
     """
-    tokens, scores, names = _unpack(readout, emotions)
-    meaning = "set by the caller"
-    if scale is None:
-        scale, meaning = _scale(scores), f"99th percentile of |score|, emotions: {len(names)}"
-    if not (np.isfinite(scale) and scale > 0):
-        raise ValueError(f"scale is {scale}; it must be a positive number, or None for the 99th percentile")
+    tokens, scores, names, columns = shown(readout, emotions)
+    scale, meaning = _checked_scale(scores, scale)
     blocks = []
-    for index in range(len(names)) if isinstance(readout, tuple) else _chosen(scores, names, emotions):
+    for index in columns:
         name = f"<b>{_escape(names[index])}</b>" if names[index] else ""
         blocks.append(f"<p>{name}{_tokens(tokens, scores[:, index], scale)}</p>")
     heading = f"<h4>{_escape(title)}</h4>" if title else ""
@@ -92,32 +89,72 @@ def heatmap(
     return HTML(markup, title or "emolens heat map")
 
 
-def circuitsvis_view(readout: Scored, emotions: str | Sequence[str] | None = None) -> Any:
-    """The same scores in CircuitsVis, which needs a browser with script and network.
+def conversation(
+    readout: Scored | tuple[Sequence[str], Any],
+    emotions: str | Sequence[str] | None,
+    turns: Sequence[tuple[str, int, int]],
+    title: str | None = None,
+    scale: float | None = None,
+) -> HTML:
+    """A conversation, its turns apart, with a bar below each token for each emotion: red up, blue striped down.
+
+    Args:
+        readout, emotions, title, scale: as for `heatmap`.
+        turns: `(role, start, end)`, tokens [start, end) in order, as `model.encode_chat(messages).turns`. The
+            tokens of the chat template between them are shown small and grey.
 
     Raises:
-        ImportError: CircuitsVis is not installed.
+        ValueError: what `heatmap` raises; turns that overlap or reach outside the text.
     """
-    try:
-        from circuitsvis.tokens import colored_tokens_multi
-    except ImportError as error:
-        raise ImportError("circuitsvis_view needs CircuitsVis: pip install 'emolens[notebooks]'") from error
-    import torch
+    tokens, scores, names, columns = shown(readout, emotions)
+    scale, meaning = _checked_scale(scores, scale)
+    names, values = [names[index] for index in columns], scores[:, columns]
+    parts, done = [], 0
+    for role, start, end in [*turns, ("", len(tokens), len(tokens))]:
+        if not done <= start <= end <= len(tokens):
+            raise ValueError(
+                f"turn {role!r} [{start}, {end}) overlaps the one before or is not within {len(tokens)} tokens"
+            )
+        for kind, begin, stop in (("", done, start), (role, start, end)):
+            if begin < stop:
+                cells = _cells(tokens[begin:stop], values[begin:stop], names, scale, lines=bool(kind))
+                parts.append(f"<section><b>{_escape(kind)}</b>{cells}</section>" if kind else f"<aside>{cells}</aside>")
+        done = end
+    heading = f"<h4>{_escape(title)}</h4>" if title else ""
+    listed = ", ".join(map(_escape, names))
+    steps = np.linspace(-1, 1, 11)
+    sample = _cells([f" {step:+.1g} " for step in steps], steps[:, None] * scale, ["score"], scale)
+    legend = f"bars from above: {listed}<br>{sample} 1 = {scale:.3g} ({_escape(meaning)}); striped: below zero"
+    style = f"<style>{_css()}{_bar_css()}</style>"
+    markup = f'<div class="emolens-heat emolens-talk">{style}{heading}<small>{legend}</small>{"".join(parts)}</div>'
+    return HTML(markup, title or "emolens conversation")
 
+
+def shown(readout: Any, emotions: str | Sequence[str] | None) -> tuple[list[str], np.ndarray, list[str], list[int]]:
+    """Tokens, scores [token emotion], the names of all columns, and which of the columns to show."""
     tokens, scores, names = _unpack(readout, emotions)
-    chosen = _chosen(scores, names, emotions)
-    values = torch.tensor(scores[:, chosen], dtype=torch.float32)
-    return colored_tokens_multi(tokens, values, labels=[names[index] for index in chosen])
+    columns = list(range(len(names))) if isinstance(readout, tuple) else _chosen(scores, names, emotions)
+    return tokens, scores, names, columns
+
+
+def _checked_scale(scores: np.ndarray, scale: float | None) -> tuple[float, str]:
+    """The score drawn in full colour, and what it is."""
+    meaning = "set by the caller"
+    if scale is None:
+        scale, meaning = _scale(scores), f"99th percentile of |score|, emotions: {scores.shape[1]}"
+    if not (np.isfinite(scale) and scale > 0):
+        raise ValueError(f"scale is {scale}; it must be a positive number, or None for the 99th percentile")
+    return scale, meaning
 
 
 def _unpack(readout: Any, emotions: str | Sequence[str] | None) -> tuple[list[str], np.ndarray, list[str]]:
     """Tokens, scores [token emotion] and the names of the columns, checked against each other."""
     if isinstance(readout, tuple):
-        tokens, scores = list(readout[0]), _array(readout[1])
+        tokens, scores = list(readout[0]), as_array(readout[1])
         scores = scores[:, None] if scores.ndim == 1 else scores
         names = [emotions] if isinstance(emotions, str) else list(emotions or [""] * (scores.ndim == 2))
     else:
-        tokens, scores, names = list(readout.labels), _array(readout.scores), list(readout.emotions)
+        tokens, scores, names = list(readout.labels), as_array(readout.scores), list(readout.emotions)
         texts = len(set(getattr(readout, "text_index", ())))
         if texts > 1:
             raise ValueError(f"a heat map shows one text, this readout holds {texts}: choose one, readout.of_text(0)")
@@ -128,7 +165,7 @@ def _unpack(readout: Any, emotions: str | Sequence[str] | None) -> tuple[list[st
     return tokens, scores, names
 
 
-def _array(values: Any) -> np.ndarray:
+def as_array(values: Any) -> np.ndarray:
     if hasattr(values, "detach"):  # a tensor; numpy knows no bfloat16
         values = values.detach().float().cpu()
     return np.asarray(values, dtype=float)
@@ -176,6 +213,39 @@ def _tokens(tokens: Sequence[str], scores: np.ndarray, scale: float) -> str:
         f'<span class="{_level(score / scale)}" title="{token} {score:+.3f}">{token}</span>'
         for token, score in zip(map(_visible, tokens), scores, strict=True)
     )
+
+
+def _cells(tokens: Sequence[str], scores: np.ndarray, names: Sequence[str], scale: float, lines: bool = False) -> str:
+    """One element a token, with a bar for each emotion; hovering shows the token and its scores [token emotion].
+
+    With `lines` a line ends after the last of the tokens that end it.
+    """
+    out, ends = [], [lines and "\n" in token for token in tokens] + [True]
+    for number, (token, row) in enumerate(zip(tokens, scores, strict=True)):
+        text = _visible(token).replace("\n", "")
+        said = "\n".join([text, *(f"{_escape(name)} {value:+.3f}" for name, value in zip(names, row, strict=True))])
+        bars = "".join(f"<i class={_level(value / scale)}></i>" for value in row)
+        out.append(f'<span title="{said}">{text}{bars}</span>')
+        if ends[number] and not ends[number + 1]:
+            out.append("<br>")
+    return "".join(out)
+
+
+def _bar_css() -> str:
+    rules = [
+        ".emolens-talk small{display:block;margin-bottom:1em}",
+        ".emolens-talk section{border-left:3px solid;padding-left:.6em;margin:.3em 0 .9em}",
+        ".emolens-talk span{display:inline-block;max-width:100%;vertical-align:top;line-height:1.5}",
+        ".emolens-talk span{white-space:pre-wrap}",
+        ".emolens-talk i{display:block;height:5px;margin-top:1px;background:rgba(128,128,128,.15)}",
+        # The sign must survive a greyscale print: stripes.
+        ".emolens-talk i[class^=d]{mask:repeating-linear-gradient(90deg,#000 0 3px,#0000 3px 5px)}",
+        ".emolens-talk aside{font-size:11px;color:#787878}",
+    ]
+    for level in range(1, LEVELS + 1):
+        for sign, colour in (("u", BAR_RED), ("d", BAR_BLUE)):
+            rules.append(f".emolens-talk .{sign}{level}{{background:rgba({colour},{level / LEVELS:.3g})}}")
+    return "".join(rules)
 
 
 def _level(value: float) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sys
-from html.parser import HTMLParser
 from types import SimpleNamespace
 
 import matplotlib
@@ -15,18 +14,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from looking import HOSTILE, Page, legend, line, overlapping, readout
 from matplotlib import pyplot as plt
 
 from emolens import heatmap as module
 from emolens import plots
-
-HOSTILE = [
-    "<script>alert(1)</script>",
-    '"><img onerror=alert(1) src=http://x.test>',
-    "' onclick='x",
-    "&lt;b&gt;",
-    "\ud800",
-]
 
 
 @pytest.fixture(autouse=True)
@@ -36,39 +28,6 @@ def close_figures():
 
 
 # --- heat maps -------------------------------------------------------------------------------------
-
-
-class Page(HTMLParser):
-    """The elements of a page with their attributes, its text without the style sheet, and the text of each span."""
-
-    def __init__(self, markup: str):
-        super().__init__()
-        self.elements, self.texts, self.tokens, self.open = [], [], [], []
-        self.feed(markup)
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-        if tag != "meta":  # it has no end
-            self.open.append(tag)
-        if tag == "span":
-            self.tokens.append(["", dict(attrs)])
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] == "span":
-            self.tokens[-1][0] += data
-        if self.open and self.open[-1] != "style":
-            self.texts.append(data)
-
-    def classes(self):
-        return [attributes["class"] for _, attributes in self.tokens]
-
-
-def readout(scores, emotions, labels=None, **more):
-    labels = labels or tuple(f" w{row}" for row in range(len(scores)))
-    return SimpleNamespace(scores=torch.as_tensor(scores), emotions=tuple(emotions), labels=labels, **more)
 
 
 def test_hostile_text_stays_text(tmp_path):
@@ -221,19 +180,6 @@ def reliability_table():
     return pd.DataFrame({"layer": range(5), "cosine": 0.6, "low": 0.4, "high": 0.8, "null_low": -0.1, "null_high": 0.1})
 
 
-def legend(ax):
-    return [text.get_text() for text in ax.get_legend().get_texts()]
-
-
-def line(ax, label):
-    return next(one for one in ax.lines if one.get_label() == label)
-
-
-def overlapping(texts, renderer):
-    boxes = [text.get_window_extent(renderer) for text in texts if text.get_text()]
-    return [(a, b) for i, a in enumerate(boxes) for b in boxes[i + 1 :] if a.overlaps(b)]
-
-
 def test_layer_sweep_draws_curves_bands_chance_and_the_chosen_layer():
     ax = plots.layer_sweep(sweep_table(), chance=1 / 171, chosen=4)
     assert set(line(ax, "chance, first: 0.6%").get_ydata()) == {1 / 171}
@@ -360,16 +306,9 @@ def test_the_gallery_shows_each_figure_with_what_it_says(tmp_path):
 
 
 def test_token_scores_draw_a_row_for_each_emotion_and_refuse_long_texts():
-    class Tokens(SimpleNamespace):
-        def __len__(self):
-            return len(self.labels)
-
-        def __getitem__(self, emotion):
-            return self.scores[:, self.emotions.index(emotion)]
-
     def tokens(n):
         scores = torch.linspace(-0.2, 0.1, 3 * n).view(n, 3)
-        return Tokens(**vars(readout(scores, ["calm", "sad", "proud"], layer=3, method="raw", centre="stories")))
+        return readout(scores, ["calm", "sad", "proud"], layer=3, method="raw", centre="stories")
 
     ax = plots.token_scores(tokens(7), ["proud", "calm"])
     image = ax.images[0]

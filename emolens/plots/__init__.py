@@ -1,0 +1,37 @@
+"""Every figure: functions that take a table or a matrix and return a matplotlib Axes, or HTML for token heat maps.
+
+Colours are Okabe and Ito's, safe for colour-blind readers; markers, line styles or hatching repeat what they say,
+for print in grey. Without `ax` a function makes a figure of its own.
+"""
+
+from emolens.heatmap import HTML, conversation, heatmap
+from emolens.plots.circuits import circuitsvis_attention, circuitsvis_view
+from emolens.plots.layers import effect_by_layer, layer_sweep, reliability
+from emolens.plots.maps import emotion_map, interactive_map
+from emolens.plots.matrices import score_matrix, similarity_matrix
+from emolens.plots.saving import gallery, save
+from emolens.plots.tables import agreement, component_bars, detection_bars, value_curves
+from emolens.plots.tokens import token_curves, token_scores
+
+__all__ = [
+    "HTML",
+    "agreement",
+    "circuitsvis_attention",
+    "circuitsvis_view",
+    "component_bars",
+    "conversation",
+    "detection_bars",
+    "effect_by_layer",
+    "emotion_map",
+    "gallery",
+    "heatmap",
+    "interactive_map",
+    "layer_sweep",
+    "reliability",
+    "save",
+    "score_matrix",
+    "similarity_matrix",
+    "token_curves",
+    "token_scores",
+    "value_curves",
+]

@@ -1,0 +1,65 @@
+"""What all figures share: colours that repeat in shape, sizes, legends, and the check of a table's columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.text import Text
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# More markers than colours, and no common factor: the 8th series has the colour of the first, not its marker.
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "p")
+HATCHES = ("", "///", "...", "xxx", "\\\\\\", "++", "oo")
+DASHES = ("-", "--", ":", "-.")
+NULL = "#767676"  # the grey of everything expected by chance
+SMALL = 8.5  # points, the smallest text in a figure
+
+
+def new_axes(width: float, height: float) -> Axes:
+    return plt.subplots(figsize=(width, height), layout="constrained")[1]
+
+
+def plain(text: Any) -> str:
+    """Text as it stands: a pair of dollars would make matplotlib set a formula."""
+    return str(text).replace("$", r"\$")
+
+
+def require(frame: pd.DataFrame, *columns: str) -> None:
+    missing = [column for column in columns if column not in frame]
+    if missing or frame.empty:
+        raise ValueError(
+            f"the table has {len(frame)} rows and the columns {', '.join(map(str, frame))}; "
+            f"missing: {', '.join(missing) or 'rows'}"
+        )
+
+
+def parts_of(frame: pd.DataFrame, column: str) -> Iterator[tuple[tuple[Any, pd.DataFrame], str, str]]:
+    """The parts of a table, each with its colour and marker."""
+    return zip(frame.groupby(column, sort=False, dropna=False), cycle(COLOURS), cycle(MARKERS))
+
+
+def beside(ax: Axes) -> Axes:
+    """A legend beside the axes, where it covers no data."""
+    ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=SMALL, frameon=False)
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
+def extents(ax: Axes, texts: Sequence[Text]) -> np.ndarray:
+    """Where texts stand in the laid out figure, in pixels: [text 4], each x0, y0, x1, y1."""
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    figure.draw_without_rendering()
+    return np.array([text.get_window_extent().extents for text in texts]).reshape(-1, 4)
+
+
+def free(box: np.ndarray, taken: Sequence[np.ndarray] | np.ndarray) -> bool:
+    """Whether a box [4] overlaps none of the others."""
+    others = np.reshape(taken, (-1, 4))
+    return not ((box[:2] < others[:, 2:]) & (box[2:] > others[:, :2])).all(axis=1).any()

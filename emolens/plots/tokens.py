@@ -1,0 +1,125 @@
+"""The scores of a text's tokens, for where HTML is not shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from emolens.heatmap import shown
+from emolens.plots.style import COLOURS, DASHES, MARKERS, NULL, SMALL, beside, extents, free, new_axes, plain
+
+MOST = 60  # tokens that fit side by side with their text
+Span = tuple[str, int, int]  # a name and tokens [start, end): a `Turn` is one
+
+
+def token_scores(readout: Any, emotions: Sequence[str], ax: Axes | None = None) -> Axes:
+    """The scores of a short text's tokens, a row for each emotion: a heat map for where HTML is not shown.
+
+    Args:
+        readout: a `Readout` of one text at "tokens", of at most 60 tokens.
+
+    Raises:
+        ValueError: more tokens, for which `heatmap` is made.
+    """
+    if len(readout) > MOST:
+        raise ValueError(f"{len(readout)} tokens do not fit side by side (at most {MOST}); use plots.heatmap")
+    values = np.stack([np.asarray(readout[emotion]) for emotion in emotions])
+    ax = ax or new_axes(max(6.5, 0.2 * len(readout) + 2), 0.3 * len(emotions) + 1.8)
+    limit = float(np.abs(values).max())
+    image = ax.imshow(values, cmap="cividis", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
+    ax.figure.colorbar(image, ax=ax, pad=0.01).set_label("score")
+    _name_tokens(ax, readout.labels)
+    ax.set_yticks(range(len(emotions)), emotions)
+    ax.set_title(_read_how(readout))
+    return ax
+
+
+def token_curves(
+    readout: Any,
+    emotions: str | Sequence[str] | None,
+    turns: Sequence[Span] | None = None,
+    marks: Sequence[Span] | None = None,
+    smooth: int = 1,
+    ax: Axes | None = None,
+) -> Axes:
+    """Scores over the tokens of a text or conversation of any length, a curve for each emotion.
+
+    Args:
+        readout: a `Readout` of one text at "tokens".
+        emotions: the curves; None shows the six with the highest mean.
+        turns: `(role, start, end)`, tokens [start, end), as `model.encode_chat(messages).turns`: borders.
+        marks: `(name, start, end)`, spans to shade: where a drug's dose is named, say.
+        smooth: mean over so many tokens, the token itself in the middle.
+
+    Raises:
+        ValueError: several texts, an unknown emotion, a span outside the text, `smooth` below 1.
+    """
+    if smooth < 1:
+        raise ValueError(f"smooth={smooth}: a mean is over at least 1 token")
+    _, scores, names, columns = shown(readout, emotions)
+    turns, marks = list(turns or ()), list(marks or ())
+    _check_spans([*turns, *marks], len(scores))
+    ax = ax or new_axes(10, 4)
+    every = max(1, len(scores) // 12)
+    for column, colour, marker, dash in zip(columns, cycle(COLOURS), cycle(MARKERS), cycle(DASHES)):
+        mean = pd.Series(scores[:, column]).rolling(smooth, center=True, min_periods=1).mean()
+        style: dict[str, Any] = {"color": colour, "ls": dash, "marker": marker, "markevery": every}
+        ax.plot(range(len(mean)), mean, ms=4.5, lw=1.4, label=plain(names[column]), **style)
+    ax.axhline(0, color=NULL, lw=0.8)
+    ax.set_xlim(-0.5, len(scores) - 0.5)
+    ax.margins(y=0.14 if turns or marks else 0.05)  # room for the names above and below the curves
+    _draw_spans(ax, turns, marks)
+    if len(scores) <= MOST:
+        _name_tokens(ax, readout.labels)
+    over = f", mean over {smooth} tokens" if smooth > 1 else ""
+    ax.set(xlabel="token", ylabel=f"score{over}", title=_read_how(readout))
+    beside(ax)
+    _name_spans(ax, turns, 0.985, "top")
+    _name_spans(ax, marks, 0.015, "bottom")
+    return ax
+
+
+def _check_spans(spans: Sequence[Span], tokens: int) -> None:
+    for name, start, end in spans:
+        if not 0 <= start < end <= tokens:
+            raise ValueError(f"{name!r} is at the tokens [{start}, {end}) of a text of {tokens}")
+
+
+def _draw_spans(ax: Axes, turns: Sequence[Span], marks: Sequence[Span]) -> None:
+    for _, start, end in turns:
+        for border in (start, end):
+            ax.axvline(border - 0.5, color=NULL, lw=0.8, ls=(0, (1, 2)))
+    for _, start, end in marks:
+        ax.axvspan(start - 0.5, end - 0.5, fc=(0.9, 0.62, 0, 0.22), ec=NULL, lw=0.6, zorder=0)
+
+
+def _name_spans(ax: Axes, spans: Sequence[Span], height: float, side: str) -> None:
+    """Names where the spans begin, in up to three lines; a name for which no line has room is left out."""
+    where: dict[str, Any] = {"xycoords": ax.get_xaxis_transform(), "textcoords": "offset points", "in_layout": False}
+    where |= {"va": side, "fontsize": SMALL}
+    texts = [ax.annotate(plain(name), (start - 0.3, height), (0, 0), **where) for name, start, _ in spans]
+    taken: list[np.ndarray] = []
+    for text, box in zip(texts, extents(ax, texts), strict=True):
+        inside = np.array([min(0.0, ax.bbox.x1 - box[2]), 0.0])  # the last name may not run out of the axes
+        line = (box[3] - box[1]) * np.array([0, -1.1 if side == "top" else 1.1])
+        for shift in (inside + number * line for number in range(3)):
+            if free(moved := box + np.tile(shift, 2), taken):
+                taken.append(moved)
+                text.set_position(shift / ax.figure.dpi * 72)
+                break
+        else:
+            text.remove()
+
+
+def _name_tokens(ax: Axes, labels: Sequence[str]) -> None:
+    said = [plain(label.strip()) or "␣" for label in labels]
+    ax.set_xticks(range(len(said)), said, rotation=90, fontsize=SMALL)
+
+
+def _read_how(readout: Any) -> str:
+    return f"Block {readout.layer}, {readout.method}, centred on {readout.centre!r}"
