@@ -23,25 +23,31 @@ _HOME = {
     "EmotionVectors": "vectors",
     "Direction": "vectors",
     "packaged_vectors": "vectors",
+    "refit": "refit",
     "read": "read",
     "detect": "read",
+    "activations": "read",
     "Readout": "read",
+    "scan": "scan",
+    "Scan": "scan",
     "logit_lens": "lens",
     "StudyResult": "stats",
 }
-_MODULES = ("batching", "corpus", "embedded", "model", "pooling", "vectors", "stats", "plots")
+_MODULES = ("batching", "corpus", "embedded", "model", "pooling", "vectors", "geometry", "stats", "plots", "studies")
 
 __all__ = ["__version__", *_HOME, *_MODULES]
 
 if TYPE_CHECKING:
-    from emolens import batching, corpus, embedded, model, plots, pooling, stats, vectors
+    from emolens import batching, corpus, embedded, geometry, model, plots, pooling, stats, studies, vectors
     from emolens.corpus import Corpus, Story
     from emolens.derive import derive, fit
     from emolens.lens import logit_lens
     from emolens.loading import load
     from emolens.model import HookedModel
     from emolens.pooling import PooledActivations, pool, token_moments
-    from emolens.read import Readout, detect, read
+    from emolens.read import Readout, activations, detect, read
+    from emolens.refit import refit
+    from emolens.scan import Scan, scan
     from emolens.stats import StudyResult
     from emolens.vectors import Direction, EmotionVectors, packaged_vectors
 

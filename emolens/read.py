@@ -1,6 +1,6 @@
 """Scores of tokens, turns and documents on the emotion vectors, projected inside the forward pass."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -149,11 +149,16 @@ def read(
     if not encoded:
         raise ValueError("no text to read")
     items = [_items(encoding, at, number) for number, encoding in enumerate(encoded)]
+    places = [[(start, end) for start, end, _ in spans] for spans in items]
     fixed: Any = centre
     if centre == "set":
-        x = _collect(model, encoded, items, layer, token_budget, lambda x: x.sum(dim=0, keepdim=True))
-        fixed = torch.cat(x).sum(dim=0) / sum(map(len, items))
-    scores = _collect(model, encoded, items, layer, token_budget, lambda x: score(x, vectors, layer, method, fixed))
+        (x,) = _collect(model, encoded, places, [layer], token_budget, lambda x, _: x.sum(dim=0, keepdim=True))
+        fixed = x.sum(dim=0) / sum(map(len, items))
+
+    def project(x: Tensor, layer: int) -> Tensor:
+        return score(x, vectors, layer, method, fixed)
+
+    (scores,) = _collect(model, encoded, places, [layer], token_budget, project)
     labels: list[str] = []
     for encoding, spans in zip(encoded, items, strict=True):
         if at in ("tokens", "last"):
@@ -161,36 +166,73 @@ def read(
         else:
             labels += [name or model.tokenizer.decode(encoding.ids[:12]) for _, _, name in spans]
     index = tuple(number for number, spans in enumerate(items) for _ in spans)
-    places = tuple((start, end) for spans in items for start, end, _ in spans)
-    return Readout(torch.cat(scores), vectors.emotions, tuple(labels), index, places, layer, method, centre, at)
+    where = tuple(place for spans in places for place in spans)
+    return Readout(scores, vectors.emotions, tuple(labels), index, where, layer, method, centre, at)
+
+
+def activations(
+    model: HookedModel,
+    texts: Text | Sequence[Text],
+    layers: Sequence[int] | None = None,
+    at: str | Sequence[Sequence[tuple[int, int]]] = "document",
+    token_budget: int = 2048,
+) -> Float[Tensor, "layer item d_model"]:
+    """Mean block outputs, in float32, of the places that `read` would score: for all layers in one pass.
+
+    Args:
+        layers: default all.
+        at: as in `read`, or for each text the token spans [start, end) that are averaged, each an item.
+
+    Raises:
+        ValueError: an unknown place, a layer out of range, an empty text, a span outside its text.
+    """
+    layers = range(model.n_layers) if layers is None else [model.check_layer(layer) for layer in layers]
+    encoded = model.encode_all(texts)
+    if isinstance(at, str):
+        if at not in PLACES:
+            raise ValueError(f"at={at!r} is none of {', '.join(PLACES)}{did_you_mean(at, PLACES)}")
+        places = [[item[:2] for item in _items(encoding, at, number)] for number, encoding in enumerate(encoded)]
+    else:
+        places = [list(spans) for spans in at]
+        for number, (encoding, spans) in enumerate(zip(encoded, places, strict=True)):
+            for start, end in spans:
+                if not 0 <= start < end <= len(encoding.ids):
+                    raise ValueError(
+                        f"text {number} has {len(encoding.ids)} tokens; the span {start}:{end} is not in it"
+                    )
+    return torch.stack(_collect(model, encoded, places, layers, token_budget, lambda x, _: x.cpu()))
 
 
 def _collect(
     model: HookedModel,
     encoded: Sequence[Encoding],
-    items: Sequence[Sequence[tuple[int, int, str]]],
-    layer: int,
+    places: Sequence[Sequence[tuple[int, int]]],
+    layers: Sequence[int],
     token_budget: int,
-    project: Any,
+    project: Callable[[Tensor, int], Tensor],
 ) -> list[Tensor]:
-    """`project(item means)` of each text, computed inside the hook, in the order of the texts."""
-    out: list[Tensor] = [torch.empty(0)] * len(encoded)
+    """For each layer, `project(means of a text's places, layer)` in the order of the texts, computed in the hook."""
+    out = {layer: [torch.empty(0)] * len(encoded) for layer in layers}
     current: list[int] = []
 
-    def hook(resid: Tensor, hook: Any) -> None:
+    def keep(resid: Tensor, layer: int) -> None:
         for row, number in enumerate(current):
             x = resid[row].detach().float()
-            spans = items[number]
-            if all(end - start == 1 for start, end, _ in spans):
-                out[number] = project(x[[start for start, _, _ in spans]])
+            spans = places[number]
+            if all(end - start == 1 for start, end in spans):
+                means = x[[start for start, _ in spans]]
             else:
-                out[number] = project(torch.stack([x[start:end].mean(dim=0) for start, end, _ in spans]))
+                means = torch.stack([x[start:end].mean(dim=0) for start, end in spans])
+            out[layer][number] = project(means, layer)
 
-    with model.stopping(layer, [((layer, "resid_post"), hook)]) as run:
+    hooks: list[Any] = [
+        ((layer, "resid_post"), lambda resid, hook, layer=layer: keep(resid, layer)) for layer in layers
+    ]
+    with model.stopping(max(layers), hooks) as run:
         for rows in plan([len(encoding.ids) for encoding in encoded], token_budget):
             current[:] = rows
             run(pad([encoded[row].ids for row in rows], "right", model.pad_token_id).to(model.device))
-    return out
+    return [torch.cat(parts) for parts in out.values()]
 
 
 def detect(
