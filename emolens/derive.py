@@ -16,7 +16,7 @@ import emolens.corpus as texts
 from emolens.corpus import Corpus
 from emolens.files import cache_dir
 from emolens.model import HookedModel
-from emolens.pooling import RULES, PooledActivations, TokenMoments, pool, token_moments
+from emolens.pooling import RULES, Moments, PooledActivations, TokenMoments, pool, token_moments
 from emolens.vectors import METHODS, EmotionVectors, unit
 
 FROM_RANK = {
@@ -99,13 +99,15 @@ def whiten(
     return out
 
 
-def story_means(pooled: PooledActivations, corpus: Corpus, layer: int) -> Float[Tensor, "text d_model"]:
-    """Each story's mean activation from its register's rank on (paper, section 3).
+def story_means(
+    pooled: PooledActivations, corpus: Corpus, layer: int, from_rank: int | None = None
+) -> Float[Tensor, "text d_model"]:
+    """Each story's mean activation from `from_rank` on, by default its register's (paper, section 3).
 
     Raises:
         ValueError: a story too short for its register's rule, named.
     """
-    rank = [from_rank(story.register, pooled, corpus) for story in corpus]
+    rank = [register_rank(story.register, pooled, corpus) if from_rank is None else from_rank for story in corpus]
     chosen = torch.tensor(rank)
     x = torch.stack([pooled.means(r, layer) for r in sorted(set(rank))])
     means = x[torch.searchsorted(torch.tensor(sorted(set(rank))), chosen), torch.arange(len(rank))]
@@ -119,7 +121,7 @@ def story_means(pooled: PooledActivations, corpus: Corpus, layer: int) -> Float[
     return means
 
 
-def from_rank(register: str, pooled: PooledActivations, corpus: Corpus) -> int:
+def register_rank(register: str, pooled: PooledActivations, corpus: Corpus) -> int:
     """Rank from which stories of a register are averaged: known for the packaged ones, else by their median length."""
     if register in FROM_RANK:
         return FROM_RANK[register]
@@ -192,17 +194,19 @@ def best(sweep: Sequence[dict[str, Any]], method: str) -> dict[str, Any]:
 def fit(
     pooled: PooledActivations,
     corpus: Corpus,
-    neutral: TokenMoments,
+    neutral: Moments,
     shrinkage: float = 1.0,
     keep: Bool[Tensor, "text"] | None = None,
     layers: Sequence[int] | None = None,
     stamp: dict[str, Any] | None = None,
+    rank: int | None = None,
 ) -> EmotionVectors:
     """Emotion vectors from pooled stories (paper, section 3), with the whitened readout of this project beside them.
 
     Args:
         keep: fit on these stories only (half of the topics, one register, ...).
         shrinkage: a of the whitening.
+        rank: average every story from this rank on; default 50 for long registers, 10 for short ones.
     """
     layers = pooled.layers if layers is None else tuple(layers)
     keep = torch.ones(len(corpus), dtype=torch.bool) if keep is None else keep
@@ -212,7 +216,7 @@ def fit(
     fold = fold if fold.unique().numel() == 2 else torch.arange(len(fold)) % 2
     per_layer = []
     for layer in layers:
-        x = story_means(pooled, corpus, layer)[keep]
+        x = story_means(pooled, corpus, layer, rank)[keep]
         vectors, residual = contrast(x, layout)
         directions, noise, scale = whiten(vectors, residual, [shrinkage])[0]
         basis = neutral.components(layer, EXPLAINED)

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from einops import rearrange
@@ -240,6 +240,19 @@ def _groups(batches: Sequence[list[int]]) -> Iterator[list[list[int]]]:
             group = []
     if group:
         yield group
+
+
+@runtime_checkable
+class Moments(Protocol):
+    """What `fit` needs of neutral text: its mean, and the components that are projected out."""
+
+    @property
+    def layers(self) -> tuple[int, ...]: ...
+
+    @property
+    def mean(self) -> Float[Tensor, "layer d_model"]: ...
+
+    def components(self, layer: int, explained: float = 0.5) -> Float[Tensor, "component d_model"]: ...
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import rankdata
 
 from emolens.files import write_atomic
 
@@ -89,3 +90,40 @@ def bootstrap_mean(
     means = total[picks].sum(axis=1) / count[picks].sum(axis=1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def correlation(
+    x: Any, y: Any, ranks: bool = False, draws: int = 2000, level: float = 0.95, seed: int = 0
+) -> tuple[float, float, float]:
+    """Pearson's r (Spearman's rho with `ranks`) of two columns, with its percentile bootstrap interval over rows."""
+    x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    if len(x) != len(y) or len(x) < 3:
+        raise ValueError(f"{len(x)} and {len(y)} values: a correlation needs two columns of at least 3")
+    picks = np.random.default_rng(seed).integers(0, len(x), (draws, len(x)))
+    rows = np.concatenate([np.arange(len(x))[None], picks])
+    columns = [rankdata(column[rows], axis=1) if ranks else column[rows] for column in (x, y)]
+    a, b = (column - column.mean(axis=1, keepdims=True) for column in columns)
+    spread = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
+    r = np.divide((a * b).sum(axis=1), spread, out=np.zeros(len(rows)), where=spread > 1e-12)
+    low, high = np.quantile(r[1:], [(1 - level) / 2, (1 + level) / 2])
+    return float(r[0]), float(low), float(high)
+
+
+def sign_flip_p(values: np.ndarray, draws: int = 9999, seed: int = 0) -> float:
+    """Two-sided p of the hypothesis that `values` lie symmetrically around 0, by flipping their signs at random.
+
+    Each value must be independent of the others: give one for each template, text or pair.
+    """
+    values = np.asarray(values, dtype=float)
+    signs = np.random.default_rng(seed).choice([-1.0, 1.0], (draws, len(values)))
+    return p_value(abs(values.mean()), np.abs((signs * values).mean(axis=1)))
+
+
+def p_value(observed: float, null: np.ndarray) -> float:
+    """Share of null draws that reach the observed value, which itself counts as one of them."""
+    return float((1 + (np.asarray(null) >= observed - 1e-12).sum()) / (1 + len(null)))
+
+
+def p_text(p: float) -> str:
+    """How a p value is written in a sentence."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"

@@ -1,10 +1,11 @@
-"""Run the derivation studies in full on both embedded models: `make results`.
+"""Run the studies in full on both embedded models: `make results`.
 
-Writes `figures/data/derivation-MODEL.json` (tables with nulls and intervals, verdicts, the stamp) and, with the
-instruct model, `figures/data/written-stories.jsonl`, stories that the model wrote itself. The notebooks
-show these numbers and check that what they measure live agrees.
+Writes `figures/data/PART-MODEL.json` for the parts derivation, reading and geometry (tables with nulls and
+intervals, verdicts, the stamp) and, with the instruct model, `figures/data/written-stories.jsonl`, stories
+that the model wrote itself. The notebooks show these numbers and check that what they measure live agrees.
 """
 
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pandas as pd
 import torch
 
 import emolens as el
+from emolens import studies
 from emolens.derive import fit
 from emolens.files import write_atomic
 from emolens.stats import StudyResult, save_results
@@ -82,25 +84,75 @@ def sources(model: el.HookedModel, vectors: el.EmotionVectors) -> StudyResult:
     return StudyResult("sources", pd.concat(tables), "Vectors from other stories, tested on the same vignettes.")
 
 
+def derivation(model: el.HookedModel, vectors: el.EmotionVectors) -> dict[str, StudyResult]:
+    """Notebook 01."""
+    return {
+        "vignettes": el.detect(model, vectors, el.corpus.vignettes()),
+        "sweep": StudyResult("sweep", pd.DataFrame(vectors.stamp["sweep"]), "Left-out topics of the stories."),
+        "centres": centres(model, vectors),
+        "reliability": reliability(vectors),
+        "sources": sources(model, vectors),
+    }
+
+
+def reading(model: el.HookedModel, vectors: el.EmotionVectors) -> dict[str, StudyResult]:
+    """Notebook 02."""
+    literary = el.refit(model, vectors, register="literary")
+    return {
+        "vignettes": studies.vignettes.run(model, vectors),
+        "confusions": studies.vignettes.confusions(model, vectors),
+        "implicit": studies.implicit.run(model, vectors),
+        "implicit_literary": studies.implicit.run(model, literary),
+        "implicit_matrix": studies.implicit.matrix(model, vectors),
+        "numbers": studies.numbers.run(model, vectors),
+        "number_curves": studies.numbers.shown(model, vectors),
+        "negation": studies.negation.run(model, vectors),
+        "binding": studies.binding.run(model, vectors),
+        "transcripts": studies.transcripts.run(model, vectors),
+        "documents": studies.documents.run(model, vectors),
+        "lexical": studies.lexical.run(model, vectors),
+    }
+
+
+def geometry(model: el.HookedModel, vectors: el.EmotionVectors) -> dict[str, StudyResult]:
+    """Notebook 03."""
+    found = {
+        f"circumplex_{register}_{method}": studies.circumplex.run(model, vectors, "full", register, method)
+        for register in ("plain", "literary", "both")
+        for method in ("denoised", "whitened")
+    }
+    found |= {
+        "circumplex_by_layer": studies.circumplex.by_layer(model, vectors),
+        "clusters": studies.clusters.run(model, vectors),
+        "alignment": studies.alignment.run(model, vectors),
+        "robustness": studies.robustness.run(model, vectors),
+    }
+    if model.name == "smollm2-135m-instruct":
+        other = el.load("gemma-3-270m")
+        found["between_models"] = studies.alignment.between(model, vectors, other, el.derive(other))
+    return found
+
+
+PARTS = {"derivation": derivation, "reading": reading, "geometry": geometry}
+
+
 def main() -> None:
-    writer = el.load("smollm2-135m-instruct")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--models", nargs="+", choices=el.embedded.known_models(), default=el.embedded.known_models())
+    options = parser.parse_args()
     if not WRITTEN.exists():
         draft = WRITTEN.with_suffix(".draft.jsonl")
+        writer = el.load("smollm2-135m-instruct")
         el.corpus.generate(writer, WRITTEN_EMOTIONS, TOPICS, 1, path=draft, batch_size=36)
         write_atomic(WRITTEN, draft.read_bytes())
-    for name in el.embedded.known_models():
-        model = writer if name == writer.name else el.load(name)
+    for name in options.models:
+        model = el.load(name)
         vectors = el.derive(model)
-        study = el.detect(model, vectors, el.corpus.vignettes())
-        results = {
-            "vignettes": study,
-            "sweep": StudyResult("sweep", pd.DataFrame(vectors.stamp["sweep"]), "Left-out topics of the stories."),
-            "centres": centres(model, vectors),
-            "reliability": reliability(vectors),
-            "sources": sources(model, vectors),
-        }
-        path = save_results(DATA / f"derivation-{name}.json", vectors.stamp, results)
-        print(f"{path}: {study.verdict()}")
+        for part in options.parts:
+            results = PARTS[part](model, vectors)
+            path = save_results(DATA / f"{part}-{name}.json", vectors.stamp, results)
+            print(path, *(f"  {key}: {result.verdict()}" for key, result in results.items()), sep="\n")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,35 @@
+"""One module for each experiment, all of one shape: `run(model, vectors, size="full" | "quick") -> StudyResult`.
+
+`full` sweeps all layers of the vectors and draws as many null samples as the law asks for; `quick` looks at
+the chosen layers alone, for notebooks and tests. Adding an experiment is adding one such module.
+"""
+
+from emolens.studies import (
+    alignment,
+    binding,
+    circumplex,
+    clusters,
+    documents,
+    implicit,
+    lexical,
+    negation,
+    numbers,
+    robustness,
+    transcripts,
+    vignettes,
+)
+
+__all__ = [
+    "alignment",
+    "binding",
+    "circumplex",
+    "clusters",
+    "documents",
+    "implicit",
+    "lexical",
+    "negation",
+    "numbers",
+    "robustness",
+    "transcripts",
+    "vignettes",
+]

@@ -1,0 +1,82 @@
+"""Is the arrangement of the emotions the same in other layers, and in another model? (paper, section 6)"""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+import emolens.corpus as texts
+from emolens.geometry import alike, triangle
+from emolens.model import HookedModel
+from emolens.refit import refit
+from emolens.stats import StudyResult, p_text, p_value
+from emolens.vectors import EmotionVectors
+
+LAYERS = 14  # central ones, as in the paper
+
+
+def run(model: HookedModel, vectors: EmotionVectors, size: str = "full", method: str = "denoised") -> StudyResult:
+    """Similarity of the cosine matrices of central layers, with linear CKA and Spearman beside it."""
+    count = min(LAYERS, len(vectors.layers))
+    start = (len(vectors.layers) - count) // 2
+    layers = vectors.layers[start : start + count]
+    matrices = alike([vectors.matrix(layer, method) for layer in layers])
+    rows = []
+    for i, a in enumerate(layers):
+        for j, b in enumerate(layers):
+            rows.append({"row": a, "column": b} | {name: float(matrix[i, j]) for name, matrix in matrices.items()})
+    frame = pd.DataFrame(rows).assign(score=lambda frame: frame["pearson"])
+    apart = frame[frame["row"] != frame["column"]]
+    span = {name: f"{apart[name].min():.2f} to {apart[name].max():.2f}" for name in matrices}
+    verdict = (
+        f"The cosine matrices of blocks {layers[0]} to {layers[-1]} correlate with each other at {span['pearson']} "
+        f"(Spearman {span['spearman']}, linear CKA {span['cka']}); the two ends at {matrices['pearson'][0, -1]:.2f}."
+    )
+    return StudyResult("alignment", frame, verdict, "score_matrix", {"title": "Similarity of the cosine matrices"})
+
+
+def halves(model: HookedModel, vectors: EmotionVectors, layer: int) -> tuple[EmotionVectors, EmotionVectors]:
+    """Vectors from two halves of the topics of each register, at one layer."""
+    corpus = texts.stories()
+    topics = {r: sorted({s.topic for s in corpus if s.register == r}) for r in ("literary", "plain")}
+    side = torch.tensor([topics[s.register].index(s.topic) % 2 == 0 for s in corpus])
+    return refit(model, vectors, [layer], keep=side), refit(model, vectors, [layer], keep=~side)
+
+
+def between(
+    model: HookedModel,
+    vectors: EmotionVectors,
+    other_model: HookedModel,
+    other: EmotionVectors,
+    method: str = "denoised",
+    draws: int = 999,
+    seed: int = 0,
+) -> StudyResult:
+    """Similarity of two models' cosine matrices, with a ceiling from split halves and a permutation null.
+
+    The ceiling is the geometric mean of what two halves of the topics give within each model: two arrangements
+    cannot agree better than each agrees with itself.
+    """
+    layers = vectors.chosen_layer(method), other.chosen_layer(method)
+    found = alike([vectors.matrix(layers[0], method), other.matrix(layers[1], method)])
+    own = []
+    for m, v, layer in ((model, vectors, layers[0]), (other_model, other, layers[1])):
+        parts = [half.matrix(layer, method) for half in halves(m, v, layer)]
+        own.append(float(alike(parts)["pearson"][0, 1]))
+    ceiling = float(np.sqrt(max(own[0], 0) * max(own[1], 0)))
+    rng, null = np.random.default_rng(seed), []
+    a, b = vectors.similarity(layers[0], method), other.similarity(layers[1], method)
+    for _ in range(draws):
+        order = torch.from_numpy(rng.permutation(len(b)))
+        null.append(float(torch.corrcoef(torch.stack([triangle(a), triangle(b[order][:, order])]))[0, 1]))
+    row: dict[str, Any] = {"model": model.name, "other": other_model.name, "layer": layers[0], "other_layer": layers[1]}
+    row |= {name: float(matrix[0, 1]) for name, matrix in found.items()}
+    row |= {"half": own[0], "other_half": own[1], "ceiling": ceiling, "null": float(np.quantile(null, 0.95))}
+    row["p"] = p_value(row["pearson"], np.array(null))
+    verdict = (
+        f"The cosine matrices of {model.name} (block {layers[0]}) and {other_model.name} (block {layers[1]}) correlate "
+        f"at {row['pearson']:.2f} (permuted emotions: up to {row['null']:.2f}, {p_text(row['p'])}; halves of the "
+        f"topics within each model: {own[0]:.2f} and {own[1]:.2f}, which sets a ceiling near {ceiling:.2f})."
+    )
+    return StudyResult("between_models", pd.DataFrame([row]), verdict)

@@ -1,0 +1,44 @@
+"""What the studies share: which layers they look at, and how places in a text are found."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from emolens.encoding import Message
+from emolens.model import HookedModel
+from emolens.vectors import EmotionVectors
+
+READOUTS = ("denoised", "whitened")
+SIZES = ("full", "quick")
+
+
+def layers_of(vectors: EmotionVectors, size: str, methods: Sequence[str] = READOUTS) -> list[int]:
+    """All layers of the vectors, or for `quick` those chosen on the stories."""
+    if size not in SIZES:
+        raise ValueError(f"size={size!r} is none of {', '.join(SIZES)}")
+    if size == "full":
+        return list(vectors.layers)
+    return sorted({near(vectors, vectors.chosen_layer(method)) for method in methods})
+
+
+def near(vectors: EmotionVectors, layer: int) -> int:
+    """`layer`, or where these vectors do not have it the nearest one that they have."""
+    return min(vectors.layers, key=lambda own: abs(own - layer))
+
+
+def chosen_row(frame: pd.DataFrame, **values: Any) -> pd.Series:
+    """The row of a table with these values."""
+    for column, value in values.items():
+        frame = frame[frame[column] == value]
+    return frame.iloc[0]
+
+
+def tokens_before(model: HookedModel, text: str, end: int) -> int:
+    """How many tokens hold the first `end` characters of a text."""
+    return len(model.encode(text[:end]).ids)
+
+
+def user(text: str) -> list[Message]:
+    """A user's message in the model's chat format, up to the place where the reply begins."""
+    return [{"role": "user", "content": text}]
