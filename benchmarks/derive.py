@@ -4,13 +4,12 @@ python benchmarks/derive.py [--model NAME] [--dtypes bfloat16 float32] [--out FI
 """
 
 import argparse
-import json
 import os
 import tempfile
 import time
 from pathlib import Path
 
-import torch
+import side_by_side
 
 import emolens as el
 from emolens.embedded import known_models, local_path
@@ -23,7 +22,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     source = str(local_path(options.model)) if options.model in known_models() else options.model
-    derived, result = [], {"model": options.model, "threads": torch.get_num_threads(), "minutes": {}}
+    derived, result = [], {"model": options.model, "minutes": {}}
     for dtype in options.dtypes:
         with tempfile.TemporaryDirectory() as empty:
             os.environ["EMOLENS_CACHE"] = empty
@@ -40,10 +39,7 @@ def main() -> None:
                     "lowest": round(float(cosine.min()), 4),
                     "median": round(float(cosine.median()), 4),
                 }
-    print(json.dumps(result, indent=1))
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(result, indent=1) + "\n")
+    side_by_side.report(result, options.out)
 
 
 if __name__ == "__main__":

@@ -62,6 +62,8 @@ def test_it_can_be_read_without_script_and_network(notebook):
 
 
 def test_cells_of_code_are_short(notebook):
+    # nbval shows what a closing semicolon hides in Jupyter
+    assert not [cell.source for cell in code(notebook) if cell.source.rstrip().endswith(";")]
     assert all(len(cell.source.splitlines()) <= 12 for cell in code(notebook))
 
 

@@ -7,7 +7,7 @@ import emolens.corpus as texts
 from emolens.model import HookedModel
 from emolens.read import activations, score
 from emolens.stats import StudyResult, bootstrap_mean, p_text, sign_flip_p
-from emolens.studies.common import READOUTS, chosen_row, layers_of, near
+from emolens.studies.common import READOUTS, chosen_rows, layers_of
 from emolens.vectors import EmotionVectors
 
 
@@ -43,11 +43,9 @@ def run(model: HookedModel, vectors: EmotionVectors, size: str = "full", seed: i
             out.append({"method": method, "layer": layer} | found | {"texts_above_0": float((effect > 0).mean())})
     frame = pd.DataFrame(out)
     said = []
-    for method in READOUTS:
-        layer = near(vectors, vectors.chosen_layer(method))
-        at = chosen_row(frame, method=method, layer=layer)
+    for readout, at in chosen_rows(frame, vectors):
         said.append(
-            f"{method} at block {layer}: {at['effect']:+.4f} [{at['low']:+.4f}, {at['high']:+.4f}], {p_text(at['p'])}, "
+            f"{readout}: {at['effect']:+.4f} [{at['low']:+.4f}, {at['high']:+.4f}], {p_text(at['p'])}, "
             f"above 0 in {at['texts_above_0']:.0%} of the texts"
         )
     verdict = f"An emotion when its owner is named last, less when the other is, {len(rows)} texts: " + "; ".join(said)

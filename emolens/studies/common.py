@@ -1,6 +1,6 @@
 """What the studies share: which layers they look at, and how places in a text are found."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pandas as pd
@@ -27,11 +27,14 @@ def near(vectors: EmotionVectors, layer: int) -> int:
     return min(vectors.layers, key=lambda own: abs(own - layer))
 
 
-def chosen_row(frame: pd.DataFrame, **values: Any) -> pd.Series:
-    """The row of a table with these values."""
-    for column, value in values.items():
-        frame = frame[frame[column] == value]
-    return frame.iloc[0]
+def chosen_rows(frame: pd.DataFrame, vectors: EmotionVectors, **values: Any) -> Iterator[tuple[str, pd.Series]]:
+    """Each readout at the layer that was chosen for it, in words, and its row among those with these values."""
+    for method in READOUTS:
+        wanted = {"method": method, "layer": near(vectors, vectors.chosen_layer(method))} | values
+        part = frame
+        for column, value in wanted.items():
+            part = part[part[column] == value]
+        yield f"{method} at block {wanted['layer']}", part.iloc[0]
 
 
 def tokens_before(model: HookedModel, text: str, end: int) -> int:

@@ -13,7 +13,7 @@ from emolens.derive import group_mean, rank_matrix
 from emolens.model import HookedModel
 from emolens.read import activations, score
 from emolens.stats import StudyResult, bootstrap_mean, p_text, p_value
-from emolens.studies.common import READOUTS, chosen_row, layers_of, near, user
+from emolens.studies.common import READOUTS, chosen_rows, layers_of, near, user
 from emolens.vectors import EmotionVectors
 
 PLACES = {"last": "the last token before the reply", "turn": "the mean over the message"}
@@ -80,11 +80,9 @@ def run(
     frame = pd.DataFrame(rows)
     said = []
     for place, where in PLACES.items():
-        for method in READOUTS:
-            layer = near(vectors, vectors.chosen_layer(method))
-            at = chosen_row(frame, place=place, method=method, layer=layer)
+        for readout, at in chosen_rows(frame, vectors, place=place):
             said.append(
-                f"{where}, {method} at block {layer}: {at['on_diagonal']} of {len(names)} rows have their maximum on "
+                f"{where}, {readout}: {at['on_diagonal']} of {len(names)} rows have their maximum on "
                 f"the diagonal (permuted labels: up to {at['null']:.0f}, {p_text(at['p'])}), mean rank "
                 f"{at['mean_rank']:.1f} [{at['mean_rank_low']:.1f}, {at['mean_rank_high']:.1f}] of {len(names)}"
             )

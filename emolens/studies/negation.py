@@ -7,7 +7,7 @@ import emolens.corpus as texts
 from emolens.model import HookedModel
 from emolens.read import activations, score
 from emolens.stats import StudyResult, bootstrap_mean, p_text, sign_flip_p
-from emolens.studies.common import READOUTS, chosen_row, layers_of, near, tokens_before
+from emolens.studies.common import READOUTS, chosen_rows, layers_of, tokens_before
 from emolens.vectors import EmotionVectors
 
 PLACES = ("word", "end")
@@ -45,11 +45,9 @@ def run(model: HookedModel, vectors: EmotionVectors, size: str = "full", seed: i
     frame = pd.DataFrame(rows)
     said = []
     for place in PLACES:
-        for method in READOUTS:
-            layer = near(vectors, vectors.chosen_layer(method))
-            at = chosen_row(frame, place=place, method=method, layer=layer)
+        for readout, at in chosen_rows(frame, vectors, place=place):
             said.append(
-                f"at the {place}, {method}, block {layer}: {at['effect']:+.3f} [{at['low']:+.3f}, {at['high']:+.3f}], "
+                f"at the {place}, {readout}: {at['effect']:+.3f} [{at['low']:+.3f}, {at['high']:+.3f}], "
                 f"{p_text(at['p'])} (mean of all emotions {at['others']:+.3f})"
             )
     verdict = f"Affirmed less negated, {len(pairs)} pairs: " + "; ".join(said) + "."

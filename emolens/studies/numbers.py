@@ -11,7 +11,7 @@ import emolens.corpus as texts
 from emolens.model import HookedModel
 from emolens.read import activations, score
 from emolens.stats import StudyResult, bootstrap_mean, correlation, p_text, sign_flip_p
-from emolens.studies.common import READOUTS, chosen_row, layers_of, near, user
+from emolens.studies.common import READOUTS, chosen_rows, layers_of, near, user
 from emolens.vectors import EmotionVectors
 
 NOTE = " This is note number {x} in my file."  # the null: the same number where it means nothing
@@ -72,11 +72,9 @@ def run(model: HookedModel, vectors: EmotionVectors, size: str = "full", seed: i
             rows.append({"method": method, "layer": layer} | found | control)
     frame = pd.DataFrame(rows)
     said = []
-    for method in READOUTS:
-        layer = near(vectors, vectors.chosen_layer(method))
-        at = chosen_row(frame, method=method, layer=layer)
+    for readout, at in chosen_rows(frame, vectors):
         said.append(
-            f"{method} at block {layer}: {at['share']:.0%} [{at['share_low']:.0%}, {at['share_high']:.0%}] of the "
+            f"{readout}: {at['share']:.0%} [{at['share_low']:.0%}, {at['share_high']:.0%}] of the "
             f"expected signs hold (chance 50%, {p_text(at['p'])}; where the number means nothing "
             f"{at['null_share']:.0%} [{at['null_share_low']:.0%}, {at['null_share_high']:.0%}])"
         )

@@ -11,7 +11,7 @@ import emolens.corpus as texts
 from emolens.model import HookedModel
 from emolens.read import activations, score
 from emolens.stats import StudyResult, bootstrap_mean, p_text, p_value
-from emolens.studies.common import READOUTS, chosen_row, layers_of, near
+from emolens.studies.common import READOUTS, chosen_rows, layers_of
 from emolens.vectors import EmotionVectors
 
 
@@ -75,14 +75,12 @@ def run(
             out.append({"method": method, "layer": layer} | found | {"median_rank": float(np.median(ranks))} | each)
     frame = pd.DataFrame(out)
     said = []
-    for method in READOUTS:
-        layer = near(vectors, vectors.chosen_layer(method))
-        at_layer = chosen_row(frame, method=method, layer=layer)
-        up = sum(at_layer[f"change_{row['id']}"] > 0 for row in rows)
+    for readout, row_at in chosen_rows(frame, vectors):
+        up = sum(row_at[f"change_{row['id']}"] > 0 for row in rows)
         said.append(
-            f"{method} at block {layer}: {up} of {len(rows)} move as named, median rank of the change "
-            f"{at_layer['median_rank']:.0f} of {len(vectors.emotions)}, {at_layer['effect']:+.3f} "
-            f"[{at_layer['low']:+.3f}, {at_layer['high']:+.3f}] above the other transcripts ({p_text(at_layer['p'])})"
+            f"{readout}: {up} of {len(rows)} move as named, median rank of the change "
+            f"{row_at['median_rank']:.0f} of {len(vectors.emotions)}, {row_at['effect']:+.3f} "
+            f"[{row_at['low']:+.3f}, {row_at['high']:+.3f}] above the other transcripts ({p_text(row_at['p'])})"
         )
     options = {"title": "Change at the passage, above other transcripts", "ylabel": "difference of cosines"}
     return StudyResult("transcripts", frame, "; ".join(said) + ".", "effect_by_layer", options)
