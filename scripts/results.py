@@ -116,6 +116,7 @@ def reading(model: el.HookedModel, vectors: el.EmotionVectors) -> dict[str, Stud
 
 def geometry(model: el.HookedModel, vectors: el.EmotionVectors) -> dict[str, StudyResult]:
     """Notebook 03."""
+    written = {"written by a model": el.Corpus.from_jsonl(WRITTEN)}
     found = {
         f"circumplex_{register}_{method}": studies.circumplex.run(model, vectors, "full", register, method)
         for register in ("plain", "literary", "both")
@@ -125,7 +126,9 @@ def geometry(model: el.HookedModel, vectors: el.EmotionVectors) -> dict[str, Stu
         "circumplex_by_layer": studies.circumplex.by_layer(model, vectors),
         "clusters": studies.clusters.run(model, vectors),
         "alignment": studies.alignment.run(model, vectors),
-        "robustness": studies.robustness.run(model, vectors),
+        "robustness": studies.robustness.run(
+            model, vectors, others=written
+        ),
     }
     if model.name == "smollm2-135m-instruct":
         other = el.load("gemma-3-270m")
