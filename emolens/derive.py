@@ -88,12 +88,14 @@ def whiten(
 ) -> list[tuple[Tensor, Tensor, Tensor]]:
     """For each shrinkage: readout directions `W W v / |W v|`, the noise's eigenvectors, and W's scale on each.
 
-    `W = (S + a tr(S)/d I)^(-1/2)` with S the covariance of the residuals.
+    `W = (S + a tr(S)/d I)^(-1/2)` with S the covariance of the residuals. With a single story for each emotion
+    and register there are no residuals, and W is the identity.
     """
     values, basis = torch.linalg.eigh(residual.double().T @ residual.double() / len(residual))
+    known = float(values.mean()) > 1e-12 * float(vectors.double().square().mean())
     out = []
     for a in shrinkage:
-        scale = (values.clamp(min=0) + a * values.mean()).rsqrt()
+        scale = (values.clamp(min=0) + a * values.mean()).rsqrt() if known else torch.ones_like(values)
         inside = vectors.double() @ basis * scale
         out.append(((unit(inside) * scale @ basis.T).float(), basis.T.float(), scale.float()))
     return out

@@ -194,3 +194,10 @@ def test_the_bootstrap_interval_covers_the_mean_and_groups_widen_it():
     assert wide[1] - wide[0] > 2 * (narrow[1] - narrow[0])
     with pytest.raises(ValueError, match="no values"):
         bootstrap_mean(np.array([]))
+
+
+def test_without_two_stories_of_an_emotion_the_noise_is_unknown_and_whitening_changes_nothing():
+    vectors = torch.randn(5, 12, generator=torch.Generator().manual_seed(0))
+    directions, _, scale = whiten(vectors, torch.zeros(5, 12), [0.3])[0]
+    torch.testing.assert_close(directions, torch.nn.functional.normalize(vectors, dim=1))
+    assert torch.equal(scale, torch.ones(12))

@@ -13,6 +13,8 @@ from emolens.refit import refit, shuffled
 from emolens.studies import (
     binding,
     circumplex,
+    clusters,
+    documents,
     implicit,
     lexical,
     negation,
@@ -145,6 +147,25 @@ def test_circumplex_finds_planted_valence_and_pays_for_looking_at_several_compon
     assert first["ridge"].iloc[0] > 0.9  # Glasgow; the other norms differ from it
 
 
+def test_the_valence_axis_weighs_rated_emotions_only_and_reads_planted_valence():
+    names = (*corpus.ratings("glasgow"), "unrated")
+    weights = documents.valence_weights(names)
+    assert weights[-1] == 0 and weights.clamp(min=0).sum() == pytest.approx(1) and weights.sum().abs() < 1e-6
+    g = torch.Generator().manual_seed(0)
+    told = torch.randn(200, generator=g)
+    x = told[:, None] * weights.sign() + 0.5 * torch.randn(200, len(names), generator=g)
+    read = documents.valence(x, planted(names), 0, "denoised")
+    assert torch.corrcoef(torch.stack([read, told]))[0, 1] > 0.9
+    assert documents.random_axes(x[:, :5], told.numpy(), 99, 0) <= 1
+    blind = torch.randn(200, len(names), generator=g)
+    assert documents.shuffled_ratings(blind, told.numpy(), planted(names), 0, "denoised", 0) < 0.3
+
+
+def test_vader_scores_are_its_own():
+    good, bad = documents.vader(["What a wonderful, happy day!", "This is horrible and I hate it."])
+    assert good > 0.5 and bad < -0.5
+
+
 # --- refitting -------------------------------------------------------------------------------------
 
 
@@ -176,6 +197,15 @@ def test_a_study_runs_and_says_its_null(study, model, vectors):
     assert result.table().select_dtypes("number").apply(np.isfinite).all().all()
     full = study.run(model, vectors, "full")
     assert sorted(set(full.table()["layer"])) == list(vectors.layers)
+
+
+def test_clusters_of_a_model_that_knows_nothing_are_compared_with_permuted_ones(model, vectors):
+    result = clusters.run(model, vectors, "full", draws=199)
+    table = result.table()
+    assert set(table["k"]) == set(range(2, 21)) and table["silhouette"].between(-1, 1).all()
+    at = table[table["neighbours"].notna()]
+    assert len(at) == 2 and (at["neighbours_null"] < at["neighbours_null_highest"]).all()
+    assert "permuted" in result.verdict()
 
 
 def test_an_unknown_size_is_named(vectors):
