@@ -66,8 +66,9 @@ def emotion_map(
         rated = points if paint == RATED else rated
     if rated is not None:
         ax.figure.colorbar(rated, ax=ax, shrink=0.7, pad=0.01).set_label(str(colour))
-    if ax.get_legend_handles_labels()[1]:
-        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.07), ncols=5, fontsize=SMALL, frameon=False)
+    if names := ax.get_legend_handles_labels()[1]:
+        columns = max(1, min(5, 100 // (max(map(len, names)) + 6)))  # wider than the axes, it would squeeze them
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.07), ncols=columns, fontsize=SMALL, frameon=False)
     ax.margins(0.06)
     ax.spines[["top", "right"]].set_visible(False)
     ax.set(xlabel=x, ylabel=y, title=title)

@@ -43,7 +43,7 @@ def similarity_matrix(
         order = _leaves(values)
         values, names = values[np.ix_(order, order)], [names[row] for row in order]
     limit = limit or float(np.abs(values[~np.eye(len(names), dtype=bool)]).max()) or 1.0
-    ax = _draw(values, names, names, limit, "cosine", ax, cell=0.2)
+    ax = _draw(values, names, names, (-limit, limit), "cosine", ax, cell=0.2)
     ax.set_title(f"Similarity of {len(names)} emotions")
     return ax
 
@@ -55,6 +55,7 @@ def score_matrix(
     ylabel: str = "",
     xlabel: str = "",
     title: str = "Scores, by row and column",
+    lowest: float | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """A matrix of scores as colours: a dot marks the highest of each row, a frame the cell where names agree.
@@ -62,6 +63,7 @@ def score_matrix(
     Args:
         scores: [row column]; or a table with the columns `row`, `column` and `score`, one row for each cell,
             which needs no `rows` and `columns`: they keep the table's order.
+        lowest: the score drawn darkest, for scores that are all alike; by default zero is in the middle.
 
     Raises:
         ValueError: a column is missing, a cell is missing or there twice, sizes that do not match, or
@@ -75,7 +77,9 @@ def score_matrix(
         scores = scores.pivot(index="row", columns="column", values="score").loc[rows, columns]
     values, rows, columns = np.asarray(scores, dtype=float), list(rows or ()), list(columns or ())
     _check(values, rows, columns)
-    ax = _draw(values, rows, columns, float(np.abs(values).max()) or 1.0, "score", ax)
+    limit = float(np.abs(values).max()) or 1.0
+    span = (-limit, limit) if lowest is None else (lowest, float(values.max()))
+    ax = _draw(values, rows, columns, span, "score", ax)
     for row, column in enumerate(values.argmax(axis=1)):
         ax.add_patch(Circle((column, row), 0.2, fc="black", ec="white"))
     same = [(columns.index(name), row) for row, name in enumerate(rows) if name in columns]
@@ -101,7 +105,7 @@ def _draw(
     values: np.ndarray,
     rows: Sequence[str],
     columns: Sequence[str],
-    limit: float,
+    span: tuple[float, float],
     unit: str,
     ax: Axes | None,
     cell: float = 0.3,
@@ -110,8 +114,8 @@ def _draw(
     if ax is None:
         height, width = (float(np.clip(cell * len(names) + 2, 4.5, 12)) for names in (rows, columns))
         ax = new_axes(width + 0.8, height)
-    image = ax.imshow(values, cmap="cividis", vmin=-limit, vmax=limit, interpolation="nearest")
-    extend = "max" if values.max() > limit else "neither"
+    image = ax.imshow(values, cmap="cividis", vmin=span[0], vmax=span[1], interpolation="nearest")
+    extend = "max" if values.max() > span[1] else "neither"
     ax.figure.colorbar(image, ax=ax, shrink=0.7, extend=extend).set_label(unit)
     box = ax.get_window_extent()
     for axis, names, length in ((ax.xaxis, columns, box.width), (ax.yaxis, rows, box.height)):

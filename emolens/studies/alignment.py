@@ -33,7 +33,8 @@ def run(model: HookedModel, vectors: EmotionVectors, size: str = "full", method:
         f"The cosine matrices of blocks {layers[0]} to {layers[-1]} correlate with each other at {span['pearson']} "
         f"(Spearman {span['spearman']}, linear CKA {span['cka']}); the two ends at {matrices['pearson'][0, -1]:.2f}."
     )
-    return StudyResult("alignment", frame, verdict, "score_matrix", {"title": "Similarity of the cosine matrices"})
+    options = {"title": "Similarity of the cosine matrices", "lowest": min(0.5, float(frame["score"].min()))}
+    return StudyResult("alignment", frame, verdict, "score_matrix", options)
 
 
 def halves(model: HookedModel, vectors: EmotionVectors, layer: int) -> tuple[EmotionVectors, EmotionVectors]:
