@@ -126,9 +126,7 @@ def geometry(model: el.HookedModel, vectors: el.EmotionVectors) -> dict[str, Stu
         "circumplex_by_layer": studies.circumplex.by_layer(model, vectors),
         "clusters": studies.clusters.run(model, vectors),
         "alignment": studies.alignment.run(model, vectors),
-        "robustness": studies.robustness.run(
-            model, vectors, others=written
-        ),
+        "robustness": studies.robustness.run(model, vectors, others=written),
     }
     if model.name == "smollm2-135m-instruct":
         other = el.load("gemma-3-270m")
