@@ -281,26 +281,34 @@ def paper_clusters() -> dict[str, list[str]]:
 RATINGS = {"glasgow": "glasgow_2019.csv", "russell_mehrabian": "russell_mehrabian_1977.csv"}
 
 
-def ratings(source: str) -> dict[str, dict[str, float]]:
+def ratings(source: str | Path) -> dict[str, dict[str, float]]:
     """Human valence, arousal and dominance of the emotion words.
 
     "glasgow": 82 words, each scale from 1 to 9. "russell_mehrabian": 46 words, from -1 to 1, where valence
-    is what the source calls pleasure.
+    is what the source calls pleasure. Or a .csv file of yours with the columns emotion, valence, arousal and
+    dominance, of which the last may be left out.
 
     Raises:
-        ValueError: another source.
+        ValueError: another source; a column that is missing, an entry that is no number, by line.
     """
-    if source not in RATINGS:
-        raise ValueError(f"no ratings {source!r}{did_you_mean(source, RATINGS)}; there are {', '.join(RATINGS)}")
-    with open(data_path("ratings", RATINGS[source]), encoding="utf-8", newline="") as file:
-        return {
-            row["emotion"]: {
-                "valence": float(row.get("valence") or row["pleasure"]),
-                "arousal": float(row["arousal"]),
-                "dominance": float(row["dominance"]),
-            }
-            for row in csv.DictReader(file)
-        }
+    if not str(source).endswith(".csv") and source not in RATINGS:
+        near = did_you_mean(str(source), RATINGS)
+        raise ValueError(f"no ratings {source!r}{near}; there are {', '.join(RATINGS)}, or give a .csv file")
+    path = data_path("ratings", RATINGS[str(source)]) if source in RATINGS else Path(source)
+    out: dict[str, dict[str, float]] = {}
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        rows = csv.DictReader(file)
+        names = {"pleasure": "valence"} | {name: name for name in ("valence", "arousal", "dominance")}
+        columns = {column: names[column] for column in rows.fieldnames or () if column in names}
+        if missing := {"emotion", "valence", "arousal"} - {*(rows.fieldnames or ()), *columns.values()}:
+            raise ValueError(f"{path} has no column {min(missing)!r}; it has {', '.join(rows.fieldnames or ())}")
+        for row in rows:
+            try:
+                out[row["emotion"]] = {scale: float(row[column]) for column, scale in columns.items()}
+            except (TypeError, ValueError):
+                entries = ", ".join(f"{column}={row[column]!r}" for column in columns)
+                raise ValueError(f"{path}, line {rows.line_num}: no number among {entries}") from None
+    return out
 
 
 def known_emotion(word: str, emotions: Collection[str] = EMOTIONS) -> str:

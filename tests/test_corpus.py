@@ -239,3 +239,31 @@ def test_import_is_light():
     heavy = "{'torch', 'pandas', 'numpy', 'transformers', 'matplotlib', 'tqdm'}"
     script = f"import sys, emolens.corpus; assert not {heavy} & set(sys.modules), {heavy} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True, cwd=data_path().parents[1])
+
+
+def test_ratings_of_ones_own(tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_text("emotion,valence,arousal\ncalm,7.5,2\nangry,2,8\n")
+    assert corpus.ratings(path) == {
+        "calm": {"valence": 7.5, "arousal": 2},
+        "angry": {"valence": 2, "arousal": 8},
+    }
+    path.write_text("emotion,valence,arousal\ncalm,7.5,2\nangry,low,8\n")
+    with pytest.raises(ValueError, match=r"mine.csv, line 3: no number among valence='low', arousal='8'"):
+        corpus.ratings(path)
+    path.write_text("emotion,arousal\ncalm,2\n")
+    with pytest.raises(ValueError, match="no column 'valence'; it has emotion, arousal"):
+        corpus.ratings(path)
+
+
+def test_stimuli_are_those_of_the_data_card():
+    rows = {"implicit": 96, "intensity": 15, "negation": 24, "binding": 24, "showcase": 9}
+    assert {name: len(corpus.stimuli(name)) for name in corpus.STIMULI} == rows
+    card = data_path("README.md").read_text("utf-8")
+    assert all(f"| `stimuli/{name}.jsonl` | {n} |" in card for name, n in rows.items())
+    assert all(
+        row["emotion"] in row["affirmed"] and row["emotion"] in row["negated"] for row in corpus.stimuli("negation")
+    )
+    assert {row["emotion"] for row in corpus.stimuli("implicit")} <= set(corpus.EMOTIONS)
+    with pytest.raises(ValueError, match="no stimuli 'negations'.*negation"):
+        corpus.stimuli("negations")

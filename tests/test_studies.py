@@ -166,6 +166,21 @@ def test_vader_scores_are_its_own():
     assert good > 0.5 and bad < -0.5
 
 
+def test_rated_words_without_a_vector_are_named_and_too_few_words_are_an_error(tmp_path, caplog):
+    names = corpus.EMOTIONS[:20]
+    rows = [f"{name},{place},{-place}" for place, name in enumerate([*names, "flabbergasted"])]
+    path = tmp_path / "mine.csv"
+    path.write_text("emotion,valence,arousal\n" + "\n".join(rows) + "\n")
+    x = torch.randn(20, 12, generator=torch.Generator().manual_seed(0))
+    table = circumplex.against_ratings(x, names, 9, sources=[str(path)])
+    assert set(table["scale"]) == {"valence", "arousal"} and set(table["words"]) == {20}
+    assert "1 words rated in" in caplog.text and "flabbergasted" in caplog.text
+    with pytest.raises(ValueError, match="rates the valence of 3 of the 6 emotions; at least 10 are needed"):
+        circumplex.against_ratings(x[:6], (*names[:3], "a", "b", "c"), 9, sources=[str(path)])
+    with pytest.raises(ValueError, match="5 emotions have at most 4 components"):
+        circumplex.against_ratings(x[:5], names[:5], 9)
+
+
 # --- refitting -------------------------------------------------------------------------------------
 
 

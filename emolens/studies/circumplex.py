@@ -1,5 +1,7 @@
 """Do the components of the emotion vectors mirror human valence and arousal? (paper, section 6)"""
 
+import logging
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,28 +21,48 @@ from emolens.vectors import EmotionVectors
 SCALES = ("valence", "arousal", "dominance")
 SOURCES = ("glasgow", "russell_mehrabian")
 COMPONENTS = 5
+FEWEST = 10  # rated words for which a correlation says anything
+
+log = logging.getLogger(__name__)
 
 
 def ratings(emotions: tuple[str, ...], source: str, scale: str) -> tuple[list[int], np.ndarray]:
-    """Which of the emotions are rated, and how."""
-    rated = texts.ratings(source)
+    """Which of the emotions are rated, and how. Words that are no emotion here are logged and passed over.
+
+    Raises:
+        ValueError: fewer than ten of the emotions are rated.
+    """
+    rated = {name: row[scale] for name, row in texts.ratings(source).items() if scale in row}
+    if unknown := [name for name in rated if name not in emotions]:
+        log.warning("%d words rated in %s have no vector: %s", len(unknown), source, ", ".join(unknown[:5]))
     rows = [row for row, name in enumerate(emotions) if name in rated]
-    return rows, np.array([rated[emotions[row]][scale] for row in rows])
+    if len(rows) < FEWEST:
+        raise ValueError(
+            f"{source} rates the {scale} of {len(rows)} of the {len(emotions)} emotions; at least {FEWEST} are needed"
+        )
+    return rows, np.array([rated[emotions[row]] for row in rows])
 
 
 def against_ratings(
-    vectors: Float[Tensor, "emotion d_model"], emotions: tuple[str, ...], draws: int = 999, seed: int = 0
+    vectors: Float[Tensor, "emotion d_model"],
+    emotions: tuple[str, ...],
+    draws: int = 999,
+    seed: int = 0,
+    sources: Sequence[str] = SOURCES,
 ) -> pd.DataFrame:
     """Correlation of each of the first components with each rating, with interval, null and cross-validated upper line.
 
     The null permutes the ratings over the words and takes the largest |r| of all components looked at, so that
     looking at several is paid for. `ridge` is how well a linear readout of all directions predicts the ratings of
     words that it was not fitted on (ten folds).
+
+    Args:
+        sources: names of packaged ratings, or .csv files (see `corpus.ratings`).
     """
     x, explained = components(vectors, COMPONENTS)
     rng, rows = np.random.default_rng(seed), []
-    for source in SOURCES:
-        for scale in SCALES:
+    for source in sources:
+        for scale in [scale for scale in SCALES if scale in next(iter(texts.ratings(source).values()), {})]:
             words, human = ratings(emotions, source, scale)
             places = x[words].numpy()
             null = np.array([_largest(places, rng.permutation(human)) for _ in range(draws)])
