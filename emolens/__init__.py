@@ -21,7 +21,8 @@ _HOME = {
     "derive": "derive",
     "fit": "derive",
     "EmotionVectors": "vectors",
-    "Direction": "vectors",
+    "Direction": "direction",
+    "random_directions": "direction",
     "packaged_vectors": "vectors",
     "refit": "refit",
     "read": "read",
@@ -31,6 +32,9 @@ _HOME = {
     "scan": "scan",
     "Scan": "scan",
     "logit_lens": "lens",
+    "steer": "steer",
+    "Steering": "steer",
+    "log_probs": "writing",
     "StudyResult": "stats",
 }
 _MODULES = ("batching", "corpus", "embedded", "model", "pooling", "vectors", "geometry", "stats", "plots", "studies")
@@ -41,6 +45,7 @@ if TYPE_CHECKING:
     from emolens import batching, corpus, embedded, geometry, model, plots, pooling, stats, studies, vectors
     from emolens.corpus import Corpus, Story
     from emolens.derive import derive, fit
+    from emolens.direction import Direction, random_directions
     from emolens.lens import logit_lens
     from emolens.loading import load
     from emolens.model import HookedModel
@@ -49,7 +54,9 @@ if TYPE_CHECKING:
     from emolens.refit import refit
     from emolens.scan import Scan, scan
     from emolens.stats import StudyResult
-    from emolens.vectors import Direction, EmotionVectors, packaged_vectors
+    from emolens.steer import Steering, steer
+    from emolens.vectors import EmotionVectors, packaged_vectors
+    from emolens.writing import log_probs
 
 
 def __getattr__(name: str) -> Any:

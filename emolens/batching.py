@@ -1,21 +1,46 @@
 """Length-sorted batches under a token budget, and the rank of every token."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from emolens.encoding import Turn
+
 
 class Batch(NamedTuple):
-    """Padded token ids and the mask of the real ones."""
+    """Padded token ids and the mask of the real ones; the turns of each row that is a conversation."""
 
     ids: Int[Tensor, "batch pos"]
     mask: Bool[Tensor, "batch pos"]
+    turns: tuple[list[Turn], ...] = ()
 
     def to(self, device: torch.device | str) -> "Batch":
-        return Batch(self.ids.to(device), self.mask.to(device))
+        return Batch(self.ids.to(device), self.mask.to(device), self.turns)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Which texts a forward pass, or a whole generation, is about: for hooks that act on some of the tokens.
+
+    A token's rank in its text is its column less `first`, the padding on the left.
+    """
+
+    first: tuple[int, ...]
+    prompt: tuple[int, ...]  # tokens of each prompt; what follows is written, or scored as if it were
+    turns: tuple[list[Turn], ...] = ()
+    length: tuple[int, ...] = ()  # tokens of each text, where they are known
+    start: int = 0  # columns that are in the key-value cache already
+    only: int | None = None  # the row of the batch that this pass runs, where they run one by one
+    fills_cache: bool = False  # nobody reads what this pass gives
+
+    @classmethod
+    def of(cls, batch: Batch) -> "Pass":
+        lengths = tuple(batch.mask.sum(dim=1).tolist())
+        return cls(tuple(batch.mask.int().argmax(dim=1).tolist()), lengths, batch.turns, lengths)
 
 
 def plan(lengths: Sequence[int], token_budget: int = 2048) -> list[list[int]]:

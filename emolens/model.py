@@ -12,12 +12,12 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import ActivationCache
 
-from emolens.batching import Batch, pad, plan, ranks
-from emolens.encoding import PLAIN_ROLES, Encoding, Message, Text, as_list, encode, is_chat, is_one
+from emolens.batching import Batch, Pass, pad, plan, ranks
+from emolens.encoding import Encoding, Message, Text, as_list, encode
 from emolens.errors import did_you_mean
 
 HookFn = Callable[..., Any]  # TransformerLens's signature: (tensor, hook) -> tensor | None
-Runner = Callable[[Batch], Tensor]
+Runner = Callable[..., Tensor]  # of a Batch, and if need be of its Pass and a key-value cache
 HookName = str | tuple[int, str]  # a full name, or (layer, site)
 
 
@@ -39,6 +39,8 @@ class HookedModel:
         self.tokenizer = tokenizer if tokenizer is not None else bridge.tokenizer
         self.name = name or bridge.cfg.model_name
         self.revision = revision
+        self.steering: list[Any] = []  # the contexts of `steer` that are open, outermost first
+        self.passing: Pass | None = None
         self.n_layers: int = bridge.cfg.n_layers
         self.d_model: int = bridge.cfg.d_model
         self.n_ctx: int = bridge.cfg.n_ctx
@@ -118,17 +120,17 @@ class HookedModel:
         return encoded
 
     def encode_chat(self, messages: Sequence[Message]) -> Encoding:
-        """Token ids of a conversation in the model's chat template (a base model: "Human: ... Assistant:").
-
-        It ends right before a reply unless the assistant spoke last. `turns` has the token span of each
-        message's content.
-        """
+        """Token ids of a conversation in the model's chat template, up to where the reply begins; see `Encoding`."""
         return self.encode(messages)
 
     def to_tokens(self, texts: Text | Sequence[Text], padding_side: str = "right") -> Batch:
         """Padded ids and mask, each `batch pos`, of one text or several."""
-        encoded = [encoding.ids for encoding in self.encode_all(texts)]
-        return pad(encoded, padding_side, self.pad_token_id).to(self.device)
+        return self.batch(self.encode_all(texts), padding_side)
+
+    def batch(self, encoded: Sequence[Encoding], padding_side: str = "right") -> Batch:
+        """Padded ids, mask and turns of texts that are encoded already."""
+        padded = pad([encoding.ids for encoding in encoded], padding_side, self.pad_token_id)
+        return padded._replace(turns=tuple(encoding.turns for encoding in encoded)).to(self.device)
 
     @property
     def pad_token_id(self) -> int:
@@ -177,19 +179,49 @@ class HookedModel:
             kept.append(resid)
             raise _Stop
 
-        def run(batch: Batch) -> Tensor:
+        def run(batch: Batch, now: Pass | None = None, past: Any = None) -> Tensor:
             with suppress(_Stop):
-                self._run(batch)
+                self._run(batch, now, past)
             return kept.pop()
 
         with self.hooks([*fwd_hooks, ((layer, "resid_post"), stop)]):
             yield run
 
-    def _run(self, batch: Batch) -> Tensor:
-        # The mask is always passed: without it TransformerLens 4 reads a left-padded batch wrongly, in silence.
-        extra = {"use_cache": False} if hasattr(self.bridge, "original_model") else {}
-        with torch.no_grad():
+    def _run(self, batch: Batch, now: Pass | None = None, past: Any = None) -> Tensor:
+        with torch.no_grad(), self.passes(now or Pass.of(batch)):
+            if past is not None:
+                return self.hf_model(batch.ids, past_key_values=past, use_cache=True, logits_to_keep=1).logits
+            # The mask is always passed: without it TransformerLens 4 reads a left-padded batch wrongly, in silence.
+            extra = {"use_cache": False} if hasattr(self.bridge, "original_model") else {}
             return self.bridge(batch.ids, attention_mask=batch.mask.long(), **extra)
+
+    @contextmanager
+    def passes(self, now: Pass) -> Iterator[None]:
+        """Tell hooks which texts the model is about to run on."""
+        before, self.passing = self.passing, now
+        try:
+            yield
+        finally:
+            self.passing = before
+
+    @property
+    def hf_model(self) -> Any:
+        """The Hugging Face model inside the bridge, or None: with it, keys and values of a prompt can be shared."""
+        inner = getattr(self.bridge, "original_model", None)
+        return inner if hasattr(inner, "generate") else None
+
+    @property
+    def rows(self) -> int:
+        """Rows of the steering that is in force: one text is run in each of them (see `steer`)."""
+        return max((steering.rows for steering in self.steering), default=1)
+
+    def require_one_row(self, what: str) -> None:
+        """Raise ValueError where a steering of several rows would be read as if it were one."""
+        if self.rows > 1:
+            raise ValueError(
+                f"{what} batches its texts itself, so it can't run under a steering of {self.rows} rows; "
+                f"steer with one direction at a time, or use run_with_cache, forward, generate or emolens.measures"
+            )
 
     def forward(
         self,
@@ -198,13 +230,18 @@ class HookedModel:
         stop_after: int | None = None,
         fwd_hooks: Iterable[tuple[HookName, HookFn]] = (),
     ) -> Float[Tensor, "batch pos width"]:
-        """The output of block `stop_after` (`batch pos d_model`), or without it the logits (`batch pos vocab`)."""
+        """The output of block `stop_after` (`batch pos d_model`), or without it the logits (`batch pos vocab`).
+
+        One text under a steering of several rows gives a batch of those rows.
+        """
         batch = texts if isinstance(texts, Batch) else self.to_tokens(texts)
         if stop_after is None:
             with self.hooks(fwd_hooks):
-                return self._run(batch)
-        with self.stopping(stop_after, fwd_hooks) as run:
-            return run(batch)
+                out = self._run(batch)
+        else:
+            with self.stopping(stop_after, fwd_hooks) as run:
+                out = run(batch)
+        return out.expand(self.rows, -1, -1) if len(out) == 1 else out
 
     def unembed(self, resid: Float[Tensor, "*axes d_model"]) -> Float[Tensor, "*axes vocab"]:
         """Logits of a residual at the end of the last block: final norm, unembedding, soft cap where there is one."""
@@ -229,6 +266,7 @@ class HookedModel:
         at = torch.where(wanted < 0, lengths + wanted, wanted.expand(len(lengths), -1))
         if (at < 0).any() or (at >= lengths).any():
             raise ValueError(f"positions {positions} reach outside a text of {int(lengths.min())} tokens")
+        at = at.expand(len(resid), -1)
         logits = self.unembed(resid.gather(1, at[..., None].expand(-1, -1, self.d_model)))
         return logits[:, 0] if isinstance(positions, str) else logits
 
@@ -262,6 +300,7 @@ class HookedModel:
         to a hundred times that of the others.
         """
         layers = range(self.n_layers) if layers is None else layers
+        self.require_one_row("residual_norm")
         encoded = [encoding.ids for encoding in self.encode_all(texts)]
         totals, count = torch.zeros(len(layers), dtype=torch.float64), 0
         norms: dict[int, Tensor] = {}
@@ -295,54 +334,17 @@ class HookedModel:
     ) -> Any:
         """Continue one text (returns a string) or several in one batch (returns a list); new text only.
 
+        Rows of the same text share its pass. One text under a steering of several rows is continued in
+        each of them.
+
         Args:
             temperature: 0 is greedy.
             stop: strings at which the text ends; they are cut off. A conversation with a base model
                 also stops where the model begins to write the next "Human:" turn.
+
+        Raises:
+            ValueError: an empty text, or one that leaves no room in the context for the new tokens.
         """
-        stop = list(stop)
-        if not self.tokenizer.chat_template and any(is_chat(text) for text in as_list(texts)):
-            stop.append(f"\n{PLAIN_ROLES['user']}:")
-        batch = self.to_tokens(texts, padding_side="left")
-        sampling = (
-            {"do_sample": True, "temperature": temperature, "top_p": top_p} if temperature else {"do_sample": False}
-        )
-        with torch.random.fork_rng(), torch.no_grad():
-            torch.manual_seed(seed)
-            if hasattr(getattr(self.bridge, "original_model", None), "generate"):
-                width = batch.ids.shape[1]
+        from emolens.writing import write
 
-                def stopped(ids: Tensor, scores: Any) -> Tensor:
-                    ends = self.tokenizer.batch_decode(ids[:, width:][:, -32:])
-                    return torch.tensor([any(mark in end for mark in stop) for end in ends], device=ids.device)
-
-                out = self.bridge.original_model.generate(
-                    batch.ids,
-                    attention_mask=batch.mask.long(),
-                    max_new_tokens=max_new_tokens,
-                    pad_token_id=self.pad_token_id,
-                    top_k=0 if temperature else None,
-                    stopping_criteria=[stopped] if stop else None,
-                    **sampling,
-                )
-                new = out[:, width:]
-                written = [self.tokenizer.decode(row, skip_special_tokens=True) for row in new]
-            else:
-                written = [
-                    self._generate_row(ids[mask], max_new_tokens, sampling) for ids, mask in zip(*batch, strict=True)
-                ]
-        for mark in stop:
-            written = [text.split(mark)[0] for text in written]
-        return written[0] if is_one(texts) else written
-
-    def _generate_row(self, ids: Tensor, max_new_tokens: int, sampling: dict[str, Any]) -> str:
-        # TransformerLens's own `generate` takes no mask for ids, so rows of different length go one by one.
-        out = self.bridge.generate(
-            ids[None],
-            max_new_tokens,
-            prepend_bos=False,
-            verbose=False,
-            eos_token_id=self.tokenizer.eos_token_id,
-            **sampling,
-        )
-        return self.tokenizer.decode(out[0, len(ids) :], skip_special_tokens=True)
+        return write(self, texts, max_new_tokens, temperature, top_p, seed, stop)

@@ -115,6 +115,7 @@ def pool_batches(
 
     A batch for which memory does not suffice is split in two, as often as needed, and logged.
     """
+    model.require_one_row("pool")
     collector, parts, order = _Collector(layers, rules), [], []
     norm_sum, norm_count = torch.zeros(len(layers), dtype=torch.float64), 0
     waiting = [list(rows) for rows in reversed(batches)]
@@ -285,6 +286,7 @@ def token_moments(
     Tokens before `from_rank` are left out: the first one, an attention sink with a norm up to a hundred
     times that of the others, would be the first principal component and nothing else would be removed.
     """
+    model.require_one_row("token_moments")
     layers = tuple(range(model.n_layers)) if layers is None else tuple(model.check_layer(layer) for layer in layers)
     encoded = [encoding.ids for encoding in model.encode_all(texts)]
     total = torch.zeros(len(layers), model.d_model, dtype=torch.float64)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from emolens.batching import pad, plan
+from emolens.batching import plan
 from emolens.corpus import Corpus
 from emolens.derive import READ_FROM_RANK, group_mean, rank_matrix
 from emolens.encoding import Encoding, Text
@@ -212,6 +212,7 @@ def _collect(
     project: Callable[[Tensor, int], Tensor],
 ) -> list[Tensor]:
     """For each layer, `project(means of a text's places, layer)` in the order of the texts, computed in the hook."""
+    model.require_one_row("read")
     out = {layer: [torch.empty(0)] * len(encoded) for layer in layers}
     current: list[int] = []
 
@@ -231,7 +232,7 @@ def _collect(
     with model.stopping(max(layers), hooks) as run:
         for rows in plan([len(encoding.ids) for encoding in encoded], token_budget):
             current[:] = rows
-            run(pad([encoded[row].ids for row in rows], "right", model.pad_token_id).to(model.device))
+            run(model.batch([encoded[row] for row in rows]))
     return [torch.cat(parts) for parts in out.values()]
 
 

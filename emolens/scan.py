@@ -59,6 +59,7 @@ def _run(
     advance: Callable[[int], Any],
 ) -> tuple[Tensor, Tensor]:
     """`reduce(block outputs, which tokens are scored)` of all pieces, in their order, computed inside the hook."""
+    model.require_one_row("scan")
     parts: list[tuple[Tensor, Tensor]] = []
     order: list[int] = []
     scored = torch.empty(0)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from emolens.direction import Direction, check_stamp, position_of, unit
 from emolens.errors import did_you_mean
 from emolens.files import data_path, write_atomic
 from emolens.model import HookedModel
@@ -28,48 +28,6 @@ def check_method(method: str) -> str:
     if method not in METHODS:
         raise ValueError(f"method {method!r} is none of {', '.join(METHODS)} (or 'cosine', the denoised one)")
     return method
-
-
-def unit(x: Tensor) -> Tensor:
-    """Vectors along the last axis scaled to length 1; a zero vector stays zero."""
-    return torch.nn.functional.normalize(x, dim=-1)
-
-
-@dataclass(frozen=True)
-class Direction:
-    """A linear combination of emotions, to steer or compare with: `0.5 * v["calm"] - v["desperate"]`.
-
-    `values` is the sum of coefficient x unit denoised vector. A coefficient is a steering strength,
-    in mean residual norms of each layer; sums are not renormalised.
-    """
-
-    name: str
-    layers: tuple[int, ...]
-    values: Float[Tensor, "layer d_model"]
-    residual_norm: Float[Tensor, "layer"]
-    scaled: bool  # whether a coefficient was given, so that `strength=` would say it twice
-    stamp: dict[str, Any]
-
-    def at(self, layer: int) -> Float[Tensor, "d_model"]:
-        """The values at one layer."""
-        return self.values[_position(self.layers, layer)]
-
-    def __mul__(self, coefficient: float) -> "Direction":
-        return replace(self, name=f"{coefficient:g}*{self.name}", values=coefficient * self.values, scaled=True)
-
-    __rmul__ = __mul__
-
-    def __neg__(self) -> "Direction":
-        return replace(self, name=f"-{self.name}", values=-self.values)
-
-    def __add__(self, other: "Direction") -> "Direction":
-        if other.layers != self.layers or other.stamp["fingerprint"] != self.stamp["fingerprint"]:
-            raise ValueError(f"{self.name!r} and {other.name!r} are of other layers or of another model")
-        joined = f"{self.name} + {other.name}".replace("+ -", "- ")
-        return replace(self, name=joined, values=self.values + other.values, scaled=self.scaled or other.scaled)
-
-    def __sub__(self, other: "Direction") -> "Direction":
-        return self + -other
 
 
 @dataclass(frozen=True)
@@ -124,7 +82,8 @@ class EmotionVectors:
         """
         if isinstance(key, str):
             values = unit(self._denoise(self.raw[self.index(key)]))
-            return Direction(key, self.layers, values, self.residual_norm, False, self.stamp)
+            norm, centre = self.residual_norm, self.centre_stories
+            return Direction(key, self.layers, values, norm, centre, False, self.stamp, ((key, 1.0),))
         if isinstance(key, tuple):
             return self[key[0]].at(key[1])
         if isinstance(key, int):
@@ -147,7 +106,7 @@ class EmotionVectors:
 
     def at(self, *layers: int) -> "EmotionVectors":
         """The same vectors at these layers only."""
-        rows = [_position(self.layers, layer) for layer in layers]
+        rows = [position_of(self.layers, layer) for layer in layers]
         per_layer = {
             f.name: getattr(self, f.name)[rows]
             for f in fields(self)
@@ -163,7 +122,7 @@ class EmotionVectors:
 
     def vectors(self, layer: int, method: str = "denoised") -> Float[Tensor, "emotion d_model"]:
         """The vectors of one layer as they were fitted, not normalised."""
-        row, method = _position(self.layers, layer), check_method(method)
+        row, method = position_of(self.layers, layer), check_method(method)
         if method == "whitened":
             return self.whitened[:, row]
         raw = self.raw[:, row]
@@ -176,7 +135,7 @@ class EmotionVectors:
 
     def whitened_norm(self, x: Float[Tensor, "... d_model"], layer: int) -> Float[Tensor, "..."]:
         """Norm of centred activations after whitening, `|W x|`."""
-        row = _position(self.layers, layer)
+        row = position_of(self.layers, layer)
         squares, rest = self.noise_scale[row] ** 2, self.noise_scale[row, -1] ** 2
         inside = (x @ self.noise_basis[row].T) ** 2
         total = (inside * (squares[:-1] - rest)).sum(dim=-1) + rest * (x**2).sum(dim=-1)
@@ -234,7 +193,7 @@ class EmotionVectors:
 
     def split_half(self, layer: int | None = None, method: str = "denoised") -> Float[Tensor, "emotion"]:
         """Reliability: cosine of each emotion's vector between two halves of the topics."""
-        row = _position(self.layers, self.default_layer if layer is None else layer)
+        row = position_of(self.layers, self.default_layer if layer is None else layer)
         return self.reliability[METHODS.index(check_method(method)), :, row]
 
     # --- on disk -----------------------------------------------------------------------------------
@@ -282,18 +241,7 @@ class EmotionVectors:
 
     def check_model(self, model: HookedModel) -> None:
         """Raise ValueError for vectors of another model; warn when only the weights differ (another revision)."""
-        if self.stamp["fingerprint"] == model.fingerprint:
-            return
-        if self.stamp["model"] != model.name or self.raw.shape[-1] != model.d_model:
-            raise ValueError(
-                f"these vectors belong to {self.stamp['model']} (d_model {self.raw.shape[-1]}), not to {model.name} "
-                f"(d_model {model.d_model}); derive vectors for {model.name} with el.derive(model)"
-            )
-        warnings.warn(
-            f"the vectors come from other weights of {model.name} (fingerprint {self.stamp['fingerprint']}, "
-            f"revision {self.stamp['revision'] or 'unnamed'}; here {model.fingerprint}): derive them again to be exact",
-            stacklevel=2,
-        )
+        check_stamp(self.stamp, self.raw.shape[-1], model)
 
     def export_gguf(self, path: str | Path, direction: str | Direction, layers: Sequence[int] | None = None) -> Path:
         """Write one emotion or combination as a llama.cpp control vector (its `--control-vector` option).
@@ -313,7 +261,7 @@ class EmotionVectors:
             writer.add_string("controlvector.model_hint", self.stamp["architecture"])
             writer.add_uint32("controlvector.layer_count", len(layers))
             for layer in layers:
-                norm = chosen.residual_norm[_position(chosen.layers, layer)]
+                norm = chosen.residual_norm[position_of(chosen.layers, layer)]
                 writer.add_tensor(f"direction.{layer}", (norm * chosen.at(layer)).numpy())
             writer.write_header_to_file()
             writer.write_kv_data_to_file()
@@ -321,12 +269,6 @@ class EmotionVectors:
             writer.close()
 
         return write_atomic(path, write)
-
-
-def _position(layers: Sequence[int], layer: int) -> int:
-    if layer not in layers:
-        raise ValueError(f"no vectors at layer {layer}; there are layers {', '.join(map(str, layers))}")
-    return list(layers).index(layer)
 
 
 def _checksum(header: str, tensors: dict[str, Tensor]) -> str:

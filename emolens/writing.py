@@ -1,0 +1,215 @@
+"""Generation, and log-probabilities of given continuations: what the rows have in common is run once."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from emolens.batching import Batch, Pass, pad, plan
+from emolens.encoding import PLAIN_ROLES, Encoding, Text, as_list, is_chat, is_one
+from emolens.model import HookedModel
+
+LOGITS_AT_ONCE = 2**26  # entries of the largest matrix of logits that is held
+
+
+class SharedPrompt:
+    """A prompt of which the keys and values are computed once, for all that may follow it.
+
+    `run` gives the outputs of the last block at the prompt's last token and at the continuation's. Under a
+    steering of several rows the blocks below the lowest steered one run once, those above once for each row.
+    """
+
+    def __init__(self, model: HookedModel, encoding: Encoding) -> None:
+        self.model, self.encoding = model, encoding
+        self.cache: Any = None
+        if model.hf_model is not None and len(encoding.ids) > 1:
+            *ids, _ = encoding.ids
+            now = self._pass(1, 0, fills_cache=True)
+            with torch.no_grad(), model.passes(now):
+                ids_ = torch.tensor([ids], device=model.device)
+                self.cache = model.hf_model(ids_, use_cache=True, logits_to_keep=1).past_key_values
+
+    def _pass(self, rows: int, start: int, **options: Any) -> Pass:
+        return Pass((0,) * rows, (len(self.encoding.ids),) * rows, (self.encoding.turns,) * rows, (), start, **options)
+
+    def cache_for(self, rows: int, rows_above: int | None = None) -> Any:
+        """The cache for a batch of `rows`, and of `rows_above` where a steering of several rows has fanned them out."""
+        steered = [steering for steering in self.model.steering if steering.rows > 1]
+        fans_out_at = min((min(steering.layers) for steering in steered), default=self.model.n_layers)
+        cache = copy.copy(self.cache)
+        cache.layers = [
+            _widened(layer, rows if number <= fans_out_at else rows_above or rows)
+            for number, layer in enumerate(self.cache.layers)
+        ]
+        return cache
+
+    def run(self, continuations: Sequence[Sequence[int]]) -> list[Float[Tensor, "row pos d_model"]]:
+        """Last residuals at the prompt's last token and at all but the last of each continuation's, for each row."""
+        model, (*before, last) = self.model, self.encoding.ids
+        at_once = [[number] for number in range(len(continuations))]
+        if model.rows == 1:
+            at_once = plan([len(tokens) for tokens in continuations])
+        out = [torch.empty(0)] * len(continuations)
+        with model.stopping(model.n_layers - 1) as run:
+            for numbers in at_once:
+                rows = [[last, *continuations[number][:-1]] for number in numbers]
+                if self.cache is None:
+                    whole = pad([[*before, *row] for row in rows], "right", model.pad_token_id).to(model.device)
+                    now = replace(self._pass(len(rows), 0), length=tuple(whole.mask.sum(dim=1).tolist()))
+                    resid = run(whole, now)[:, len(before) :]
+                else:
+                    # No mask is needed: the padding is on the right, where no token looks.
+                    batch = pad(rows, "right", model.pad_token_id).to(model.device)
+                    resid = run(
+                        batch, self._pass(len(rows), len(before)), self.cache_for(len(rows), max(len(rows), model.rows))
+                    )
+                resid = resid.expand(max(len(resid), model.rows), -1, -1)
+                for row, number in enumerate(numbers):
+                    kept = resid if model.rows > 1 else resid[row : row + 1]
+                    out[number] = kept[:, : len(continuations[number])]
+        return out
+
+
+def _widened(layer: Any, rows: int) -> Any:
+    """A copy of a cache layer for `rows` rows; the original stays as it is, for the next continuation."""
+    layer = copy.copy(layer)
+    if layer.keys.shape[0] != rows:
+        layer.keys, layer.values = (x.expand(rows, -1, -1, -1) for x in (layer.keys, layer.values))
+    return layer
+
+
+def continuation_ids(model: HookedModel, prompt: Text, continuation: str) -> list[int]:
+    """Token ids of `continuation` as they stand after a prompt.
+
+    Raises:
+        ValueError: an empty continuation, or one that joins with the end of a plain prompt to another token.
+    """
+    if not isinstance(prompt, str):
+        ids = model.tokenizer(continuation, add_special_tokens=False).input_ids
+    else:
+        before, whole = model.encode(prompt).ids, model.encode(prompt + continuation).ids
+        if whole[: len(before)] != before:
+            raise ValueError(
+                f"{continuation!r} joins with the end of {prompt[-20:]!r} to other tokens; "
+                f"put the space that stands between them at the beginning of the continuation"
+            )
+        ids = whole[len(before) :]
+    if not ids:
+        raise ValueError(f"the continuation {continuation!r} is empty: it has no log-probability")
+    return ids
+
+
+def log_probs(
+    model: HookedModel,
+    prompt: Text | SharedPrompt,
+    continuations: Sequence[str] | Sequence[Sequence[int]],
+    per_token: bool = False,
+) -> Float[Tensor, "row continuation"]:
+    """Log-probability of each whole continuation after the prompt, in nats, for each row of the steering.
+
+    Args:
+        continuations: texts, or token ids as they are.
+        per_token: the mean over the continuation's tokens instead of their sum.
+    """
+    if isinstance(continuations, str) or not len(continuations):
+        raise ValueError(f"give a list of continuations, not {continuations!r}")
+    shared = prompt if isinstance(prompt, SharedPrompt) else SharedPrompt(model, model.encode(prompt))
+    tokens = [
+        continuation_ids(model, prompt, one) if isinstance(one, str) else list(one)  # type: ignore[arg-type]
+        for one in continuations
+    ]
+    out = []
+    for ids, resid in zip(tokens, shared.run(tokens), strict=True):
+        wanted = torch.tensor(ids, device=resid.device).expand(len(resid), -1).reshape(-1)
+        flat = resid.reshape(-1, model.d_model)
+        size = max(1, LOGITS_AT_ONCE // model.bridge.cfg.d_vocab)
+        parts = []
+        for x, token in zip(flat.split(size), wanted.split(size), strict=True):
+            logits = model.unembed(x).float()
+            parts.append(logits.gather(1, token[:, None])[:, 0] - logits.logsumexp(dim=1))
+        each = torch.cat(parts).view(len(resid), len(ids)).cpu()
+        out.append(each.mean(dim=1) if per_token else each.sum(dim=1))
+    return torch.stack(out, dim=1)
+
+
+def write(
+    model: HookedModel,
+    texts: Text | Sequence[Text],
+    max_new_tokens: int,
+    temperature: float,
+    top_p: float,
+    seed: int,
+    stop: Sequence[str],
+) -> Any:
+    """`HookedModel.generate`."""
+    encoded, stop = model.encode_all(texts), list(stop)
+    if not model.tokenizer.chat_template and any(is_chat(text) for text in as_list(texts)):
+        stop.append(f"\n{PLAIN_ROLES['user']}:")
+    longest = max(len(encoding.ids) for encoding in encoded)
+    if longest + max_new_tokens > model.n_ctx:
+        raise ValueError(
+            f"a prompt of {longest} tokens leaves room for {model.n_ctx - longest} new ones in the context of "
+            f"{model.name} ({model.n_ctx}), not for {max_new_tokens}; shorten it or lower max_new_tokens"
+        )
+    if len(encoded) == 1:
+        encoded = encoded * model.rows
+    batch = model.batch(encoded, "left")
+    sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p} if temperature else {"do_sample": False}
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        if model.hf_model is not None:
+            written = _generate(model, encoded, batch, max_new_tokens, sampling, stop)
+        else:
+            written = []
+            for row, (ids, mask) in enumerate(zip(batch.ids, batch.mask, strict=True)):
+                now = Pass((0,), (int(mask.sum()),), batch.turns[row : row + 1], only=row)
+                with model.passes(now):
+                    written.append(_generate_row(model, ids[mask], max_new_tokens, sampling))
+    for mark in stop:
+        written = [text.split(mark)[0] for text in written]
+    return written[0] if is_one(texts) and model.rows == 1 else written
+
+
+def _generate(
+    model: HookedModel, encoded: list[Encoding], batch: Batch, max_new_tokens: int, sampling: Any, stop: list[str]
+) -> list[str]:
+    width, rows, options = batch.ids.shape[1], len(encoded), {}
+    now = replace(Pass.of(batch), length=())
+    if rows > 1 and width > 1 and all(a.ids == b.ids for a, b in pairwise(encoded)):
+        options["past_key_values"] = SharedPrompt(model, encoded[0]).cache_for(rows)
+        now = replace(now, start=width - 1)
+
+    def stopped(ids: Tensor, scores: Any) -> Tensor:
+        ends = model.tokenizer.batch_decode(ids[:, width:][:, -32:])
+        return torch.tensor([any(mark in end for mark in stop) for end in ends], device=ids.device)
+
+    with model.passes(now):
+        out = model.hf_model.generate(
+            batch.ids,
+            attention_mask=batch.mask.long(),
+            max_new_tokens=max_new_tokens,
+            pad_token_id=model.pad_token_id,
+            top_k=0 if sampling["do_sample"] else None,
+            stopping_criteria=[stopped] if stop else None,
+            **sampling,
+            **options,
+        )
+    return [model.tokenizer.decode(row, skip_special_tokens=True) for row in out[:, width:]]
+
+
+def _generate_row(model: HookedModel, ids: Tensor, max_new_tokens: int, sampling: dict[str, Any]) -> str:
+    # TransformerLens's own `generate` takes no mask for ids, so rows of different length go one by one.
+    out = model.bridge.generate(
+        ids[None],
+        max_new_tokens,
+        prepend_bos=False,
+        verbose=False,
+        eos_token_id=model.tokenizer.eos_token_id,
+        **sampling,
+    )
+    return model.tokenizer.decode(out[0, len(ids) :], skip_special_tokens=True)
