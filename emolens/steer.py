@@ -166,18 +166,28 @@ def _row(direction: Direction, much: float, layers: Sequence[int], mode: str) ->
     return values, (direction.centre[at] * values).sum(dim=-1) + much * norm
 
 
+class Columns:
+    """Counts the columns that a hook has seen, to know where in a text the tokens of a cached pass stand."""
+
+    def __init__(self, model: HookedModel) -> None:
+        self.model, self.column = model, 0
+        self.last: Pass | None = None
+
+    def next(self, width: int) -> tuple[Pass | None, int]:
+        """The pass that runs, and the first of the next `width` columns."""
+        now = self.model.passing
+        if now is not self.last:
+            self.last, self.column = now, now.start if now else 0
+        self.column += width
+        return now, self.column - width
+
+
 def _hook(model: HookedModel, steering: Steering, layer: int) -> Callable[..., Tensor | None]:
-    """The hook of one layer. It counts columns, to know where in a text the tokens of a cached pass stand."""
-    last: Pass | None = None
-    column = 0
+    columns = Columns(model)
 
     def act(x: Tensor, hook: Any) -> Tensor | None:
-        nonlocal last, column
-        now = model.passing
-        if now is not last:
-            last, column = now, now.start if now else 0
+        now, column = columns.next(x.shape[1])
         chosen = _chosen(steering.where, now, column, x.shape[1])
-        column += x.shape[1]
         only = now.only if now else None
         if only is None and steering.rows > 1 and len(x) not in (1, steering.rows):
             raise ValueError(
@@ -214,7 +224,7 @@ def _of_text(where: Any, now: Pass, text: int, rank: Tensor) -> Bool[Tensor, "po
         if not now.turns or not now.turns[text]:
             raise ValueError(f"where={where!r}, but text {text} is no conversation and has no turns")
         role = where.removeprefix("turn:")
-        spans = [(turn.start, turn.end) for turn in now.turns[text] if turn.role == role]
+        spans: list[Any] = [(turn.start, turn.end) for turn in now.turns[text] if turn.role == role]
         if role == "assistant":  # what is written is the assistant's, too
             spans.append((now.prompt[text], 2**62))
     else:
