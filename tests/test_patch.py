@@ -72,7 +72,19 @@ def test_patching_everything_carries_everything(model):
     shares = {part: through(model, SOURCE, TARGET, {"odds": ONE_TOKEN}, [d], [1], part)["share"][0] for part in
               ("whole", "direction", "rest")}  # fmt: skip
     assert shares["whole"] == pytest.approx(1, abs=1e-3)
-    assert abs(shares["direction"]) < 0.8 and abs(shares["rest"] - 1) < 0.8
+    source, u = model.run_with_cache(SOURCE, [1])["resid_post", 1], values[0] / values.norm()
+    odds = lambda logits: float(
+        logits[0, -1, model.encode("angry").ids[0]] - logits[0, -1, model.encode("calm").ids[0]]
+    )  # noqa: E731
+    plain, whole = (odds(model.forward(text)) for text in (TARGET, SOURCE))
+    for part in ("direction", "rest"):
+
+        def by_hand(x, hook, part=part):
+            component = ((source - x) @ u)[..., None] * u
+            return x + component if part == "direction" else source - component
+
+        value = odds(model.forward(TARGET, fwd_hooks=[((1, "resid_post"), by_hand)]))
+        assert shares[part] == pytest.approx((value - plain) / (whole - plain), abs=1e-3)
     last = patch(model, SOURCE, TARGET, {"odds": ONE_TOKEN}, layers=[model.n_layers - 1]).set_index("position")["share"]
     assert last.iloc[-1] == pytest.approx(1, abs=1e-3) and last.iloc[:-1].abs().max() < 1e-3
 
