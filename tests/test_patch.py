@@ -73,9 +73,10 @@ def test_patching_everything_carries_everything(model):
               ("whole", "direction", "rest")}  # fmt: skip
     assert shares["whole"] == pytest.approx(1, abs=1e-3)
     source, u = model.run_with_cache(SOURCE, [1])["resid_post", 1], values[0] / values.norm()
-    odds = lambda logits: float(
-        logits[0, -1, model.encode("angry").ids[0]] - logits[0, -1, model.encode("calm").ids[0]]
-    )  # noqa: E731
+
+    def odds(logits):
+        return float(logits[0, -1, model.encode("angry").ids[0]] - logits[0, -1, model.encode("calm").ids[0]])
+
     plain, whole = (odds(model.forward(text)) for text in (TARGET, SOURCE))
     for part in ("direction", "rest"):
 
