@@ -255,7 +255,7 @@ def speakers() -> list[dict[str, Any]]:
     return _packaged("speakers")
 
 
-STIMULI = ("binding", "implicit", "intensity", "negation", "showcase")
+STIMULI = ("activities", "binding", "implicit", "intensity", "negation", "showcase")
 
 
 def stimuli(name: str) -> list[dict[str, Any]]:

@@ -134,7 +134,19 @@ def geometry(model: el.HookedModel, vectors: el.EmotionVectors) -> dict[str, Stu
     return found
 
 
-PARTS = {"derivation": derivation, "reading": reading, "geometry": geometry}
+def preferences(model: el.HookedModel, vectors: el.EmotionVectors) -> dict[str, StudyResult]:
+    """Notebook 06."""
+    strengths = studies.preferences.strengths(model)
+    observed = studies.preferences.run(model, vectors, elo=strengths.table())
+    return {
+        "strengths": strengths,
+        "observed": observed,
+        "by_layer": studies.preferences.by_layer(model, vectors, strengths.table()),
+        "causal": studies.preferences.causal(model, vectors, strengths.table(), observed.table()),
+    }
+
+
+PARTS = {"derivation": derivation, "reading": reading, "geometry": geometry, "preferences": preferences}
 
 
 def main() -> None:
