@@ -24,19 +24,10 @@ from emolens.vectors import EmotionVectors
 from emolens.writing import SharedPrompt
 
 STRENGTH = 0.5  # the paper's
-CAUSAL: tuple[str, ...] = (
-    "afraid",
-    "angry",
-    "ashamed",
-    "blissful",
-    "bored",
-    "calm",
-    "desperate",
-    "disgusted",
-    "enthusiastic",
+CAUSAL: tuple[str, ...] = tuple(
+    "afraid angry ashamed blissful bored calm desperate disgusted enthusiastic grateful guilty happy hostile "  # noqa: SIM905
+    "inspired loving nervous playful proud sad serene spiteful surprised".split()
 )
-CAUSAL = (*CAUSAL, "grateful", "guilty", "happy", "hostile", "inspired", "loving", "nervous", "playful", "proud")
-CAUSAL = (*CAUSAL, "sad", "serene", "spiteful", "surprised")
 DRAWS = 999
 
 
@@ -187,24 +178,29 @@ def _cluster_interval(x: np.ndarray, y: np.ndarray, category: np.ndarray, seed: 
     return float(low), float(high)
 
 
-def by_layer(model: HookedModel, vectors: EmotionVectors, elo: pd.DataFrame) -> StudyResult:
-    """The same correlation in every block, for the emotions of the causal test."""
+def by_layer(model: HookedModel, vectors: EmotionVectors, elo: pd.DataFrame, seed: int = 0) -> StudyResult:
+    """The same correlation in every block, for the emotions of the causal test that correlate most at the default."""
     found, strength = scores(model, vectors, elo, vectors.layers), elo["elo"].to_numpy()
-    rng = np.random.default_rng(0)
+    at = _r(found[vectors.layers.index(vectors.default_layer)], strength[None])[0]
+    shown = sorted(CAUSAL, key=lambda name: at[vectors.index(name)])
+    shown = [*shown[:2], *shown[-2:]]
+    rng = np.random.default_rng(seed)
     permuted = np.stack([rng.permutation(strength) for _ in range(DRAWS)])
     rows = []
     for row, layer in enumerate(vectors.layers):
         null = np.quantile(abs(_r(found[row], permuted)).max(axis=1), 0.95)
-        r = _r(found[row], strength[None])[0]
-        rows += [[name, layer, r[vectors.index(name)], null] for name in CAUSAL]
-    table = pd.DataFrame(rows, columns=["emotion", "layer", "r", "null"])
-    strongest = table.loc[table["r"].abs().idxmax()]
+        for name in shown:
+            r = correlation(found[row][:, vectors.index(name)], strength, seed=seed)
+            rows.append([name, layer, *r, -null, null])
+    table = pd.DataFrame(rows, columns=["emotion", "layer", "effect", "low", "high", "null_low", "null_high"])
+    strongest = table.loc[table["effect"].abs().idxmax()]
     sentence = (
-        f"Over the blocks the strongest of {len(CAUSAL)} correlations is {strongest['emotion']} at block "
-        f"{int(strongest['layer'])}, r = {strongest['r']:+.2f} (largest of {len(vectors.emotions)} emotions by chance: "
-        f"{strongest['null']:.2f})."
+        f"Over the blocks the strongest correlation of {', '.join(shown)} is that of {strongest['emotion']} at block "
+        f"{int(strongest['layer'])}, r = {strongest['effect']:+.2f} (largest of {len(vectors.emotions)} emotions by "
+        f"chance: {strongest['null_high']:.2f})."
     )
-    return StudyResult("preferences_by_layer", table, sentence, "lines_by_layer", {"y": "r", "series": "emotion"})
+    options = {"ylabel": "correlation with preference", "series": "emotion", "title": "Preference foretold, by layer"}
+    return StudyResult("preferences_by_layer", table, sentence, "effect_by_layer", options)
 
 
 def split(frame: pd.DataFrame, seed: int = 0) -> np.ndarray:
