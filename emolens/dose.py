@@ -44,8 +44,9 @@ def null_directions(
         raise ValueError(f"{unknown[0]!r} is no combination of emotions, so it has no vectors with shuffled labels")
     found: dict[str, list[list[Direction]]] = {"random": [], "shuffled labels": []}
     for draw in range(draws):
-        family = [random_directions(one, 1, seed + 1000 * draw + i)[0] for i, one in enumerate(directions)]
-        found["random"].append(family)
+        drawn = [random_directions(one, 1, seed + 1000 * draw + i)[0] for i, one in enumerate(directions)]
+        # Under the name of what they stand for, so that a measure may ask for the emotion of a row.
+        found["random"].append([replace(one, name=of.name) for one, of in zip(drawn, directions, strict=True)])
     for other in shuffled(model, vectors, chosen, draws, seed, **refit_options):
         family = []
         for one in directions:
@@ -103,10 +104,10 @@ def dose_response(
     total = len(strengths) * len(directions) * (1 + sum(map(len, families.values())))
     with tqdm(total=total, unit="cell", disable=not progress) as bar:
         cost = coherence(model, cost_prompts) if cost_prompts else None
-        baseline = run([None], [0.0])[0]
-        effects, costs = run.grid([list(directions)], strengths, baseline, bar, cost)
-        null_effects = {kind: run.grid(draws, strengths, baseline, bar)[0] for kind, draws in families.items()}
-    frame = _table(directions, strengths, baseline, effects[0], null_effects, bounds, seed)
+        baseline = run.grid([list(directions)], [0.0])[0][0]  # its own for each: a measure may depend on the name
+        values, costs = run.grid([list(directions)], strengths, bar, cost)
+        null_effects = {kind: run.grid(draws, strengths, bar)[0] - baseline for kind, draws in families.items()}
+    frame = _table(directions, strengths, baseline[:, 0], values[0] - baseline, null_effects, bounds, seed)
     if costs:
         frame = pd.concat([frame, pd.DataFrame(costs)], axis=1)
     options = {"ylabel": unit or "effect"}
@@ -123,11 +124,9 @@ class _Runner:
         self.options, self.rows = {"layers": layers, "where": where}, rows
 
     def __call__(
-        self, directions: Sequence[Direction | None], strengths: Sequence[float], cost: Any = None
+        self, directions: Sequence[Direction], strengths: Sequence[float], cost: Any = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Values [cell item] and costs [cell]."""
-        if directions == [None]:
-            return np.array([[float(self.measure(self.model, item)) for item in self.items]]), {}
         with steer(self.model, list(directions), list(strengths), **self.options):
             found = [torch.as_tensor(self.measure(self.model, item)).float() for item in self.items]
             for values in found:
@@ -138,18 +137,19 @@ class _Runner:
             return torch.stack(found, dim=1).numpy(), cost(self.model) if cost else {}
 
     def grid(
-        self, families: list[Any], strengths: list[float], baseline: np.ndarray, bar: Any, cost: Any = None
+        self, families: list[Any], strengths: list[float], bar: Any = None, cost: Any = None
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Effects [family direction strength item], and the costs of all cells in that order."""
+        """Values [family direction strength item], and the costs of all cells in that order."""
         cells = [(one, s) for family in families for one in family for s in strengths]
         found, costs = [], []
         for part in _chunks(cells, self.rows):
             values, cost_of = self([one for one, _ in part], [s for _, s in part], cost)
-            found.append(values - baseline)
+            found.append(values)
             costs.append(cost_of)
-            bar.update(len(part))
-        effects = np.concatenate(found).reshape(len(families), len(families[0]), len(strengths), -1)
-        return effects, {key: np.concatenate([part[key] for part in costs]) for key in costs[0]}
+            if bar is not None:
+                bar.update(len(part))
+        values = np.concatenate(found).reshape(len(families), len(families[0]), len(strengths), -1)
+        return values, {key: np.concatenate([part[key] for part in costs]) for key in costs[0]}
 
 
 def _chunks(cells: list[Any], size: int) -> Iterator[list[Any]]:
@@ -184,21 +184,21 @@ def _table(
     seed: int,
 ) -> pd.DataFrame:
     steepest = {kind: np.abs(slopes(x, strengths).mean(axis=-1)).max(axis=1) for kind, x in nulls.items()}
-    at_bound = bounds is not None and min(abs(baseline.mean() - bound) for bound in bounds) < 1e-9
     rows = []
     for number, one in enumerate(directions):
         slope = slopes(effects[number], strengths)
         low, high = bootstrap_mean(slope, seed=seed)
         p = {f"p_{kind}": family_p(abs(slope.mean()), draws) for kind, draws in steepest.items()}
         verdict = "no null"
-        if at_bound:
-            verdict = f"cannot be measured (baseline at {baseline.mean():g})"
+        start = baseline[number].mean()
+        if bounds is not None and min(abs(start - bound) for bound in bounds) < 1e-9:
+            verdict = f"cannot be measured (baseline at {start:g})"
         elif p:
             verdict = "above the null" if max(p.values()) <= LEVEL else "inside the null"
         for s, strength in enumerate(strengths):
             cell = effects[number, s]
             cell_low, cell_high = bootstrap_mean(cell, seed=seed)
-            row = {"direction": one.name, "strength": strength, "baseline": baseline.mean(), "effect": cell.mean()}
+            row = {"direction": one.name, "strength": strength, "baseline": start, "effect": cell.mean()}
             row |= {"low": cell_low, "high": cell_high}
             for kind, x in nulls.items():
                 band = np.quantile(x[:, :, s].mean(axis=-1), [LEVEL / 2, 1 - LEVEL / 2])
@@ -217,4 +217,4 @@ def _sentence(frame: pd.DataFrame, items: int, unit: str) -> str:
         found = f"{name}: {slope:+.3f} [{low:+.3f}, {high:+.3f}] per 0.1 of strength, {row['verdict']}"
         said.append(found + (f" ({p})" if p else ""))
     few = f" In these {items} items: " if items < 8 else " "
-    return f"Baseline {frame['baseline'].iloc[0]:.3f}{' ' + unit if unit else ''}.{few}" + "; ".join(said) + "."
+    return f"Baseline {frame['baseline'].mean():.3f}{' ' + unit if unit else ''}.{few}" + "; ".join(said) + "."

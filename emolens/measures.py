@@ -44,9 +44,7 @@ def log_odds(favoured: Sequence[str], other: Sequence[str], per_token: bool = Fa
     return measure
 
 
-def expressed(
-    judge: Callable[[list[str]], Sequence[float]], max_new_tokens: int = 40, samples: int = 1, **options: Any
-) -> Measure:
+def expressed(judge: Callable[[list[str]], Any], max_new_tokens: int = 40, samples: int = 1, **options: Any) -> Measure:
     """What a judge finds in the text that the model writes after a prompt: the mean over `samples` of them.
 
     Args:

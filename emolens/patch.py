@@ -97,13 +97,19 @@ def _pair(model: HookedModel, source: Text, target: Text) -> tuple[list[int], li
     return a, b
 
 
-def _changes(model: HookedModel, measures: Mapping[str, Measure], source: Text, target: Text) -> pd.DataFrame:
-    """For each measure its value on both texts, from unpatched passes."""
-    found = {name: [float(measure(model, text)) for text in (source, target)] for name, measure in measures.items()}
-    frame = pd.DataFrame.from_dict(found, orient="index", columns=["source", "target"])
-    if (still := frame["source"].eq(frame["target"])).any():
-        raise ValueError(f"the measure {frame.index[still][0]!r} is the same on both texts: no change to be carried")
-    return frame
+def _changes(
+    model: HookedModel, measures: Mapping[str, Measure], source: Text, target: Text
+) -> dict[str, tuple[float, float]]:
+    """For each measure its value on source and target, from unpatched passes."""
+    found = {name: (float(measure(model, source)), float(measure(model, target))) for name, measure in measures.items()}
+    if still := [name for name, (a, b) in found.items() if a == b]:
+        raise ValueError(f"the measure {still[0]!r} is the same on both texts: no change to be carried")
+    return found
+
+
+def _share(value: float, source: float, target: float) -> tuple[float, float, float]:
+    """The change by the patch, the whole change, and their ratio."""
+    return value - target, source - target, (value - target) / (source - target)
 
 
 def patch(
@@ -125,8 +131,8 @@ def patch(
         site: "resid_post", "attn_out", "mlp_out" or "head".
 
     Returns:
-        A row for each measure, layer and place: `value` under the patch and `share`, the part of the change from
-        target to source that the place carries (0: none; 1: all).
+        A row for each measure, layer and place: the `change` of the measure by the patch, the `whole` change from
+        target to source, and `share`, the part of it that the place carries (0: none; 1: all).
 
     Raises:
         ValueError: texts of different length, an unknown site, a measure that does not change.
@@ -135,7 +141,7 @@ def patch(
         raise ValueError(f"site={site!r} is none of {', '.join(SITES)}{did_you_mean(site, SITES)}")
     layers = range(model.n_layers) if layers is None else layers
     ids, _ = _pair(model, source, target)
-    values = _changes(model, measures, source, target)
+    whole = _changes(model, measures, source, target)
     cache = model.run_with_cache([ids], layers, [SITES[site]])
     tokens, rows = model.token_strings(model.encode(target).ids), []
     for layer in layers:
@@ -143,12 +149,10 @@ def patch(
         places = [(None, h) for h in range(x.shape[1])] if site == "head" else [(p, None) for p in range(len(ids))]
         with patching(model, Patching((layer,), x, tuple(places)), SITES[site]):
             for name, measure in measures.items():
-                at = values.loc[name]
                 for (position, head), value in zip(places, measure(model, target).tolist(), strict=True):
-                    share = (value - at["target"]) / (at["source"] - at["target"])
                     token = "" if position is None else tokens[position]
-                    rows.append([name, site, layer, position, token, head, value, share])
-    columns = ["measure", "site", "layer", "position", "token", "head", "value", "share"]
+                    rows.append([name, site, layer, position, token, head, *_share(value, *whole[name])])
+    columns = ["measure", "site", "layer", "position", "token", "head", "change", "whole", "share"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -168,23 +172,21 @@ def through(
         part: "direction", the component alone; "rest", everything but it; "whole", the block's output whole.
 
     Returns:
-        A row for each measure, layer and direction, with `value` and `share` as in `patch`.
+        A row for each measure, layer and direction, with `change`, `whole` and `share` as in `patch`.
     """
     if part not in PARTS:
         raise ValueError(f"part={part!r} is none of {', '.join(PARTS)}{did_you_mean(part, PARTS)}")
     ids, _ = _pair(model, source, target)
-    values = _changes(model, measures, source, target)
+    whole = _changes(model, measures, source, target)
     cache, rows = model.run_with_cache([ids], layers), []
     for layer in layers:
         along = None if part == "whole" else unit(torch.stack([one.at(layer) for one in directions]))
         everywhere = ((None, None),) * len(directions)
         with patching(model, Patching((layer,), cache["resid_post", layer][0], everywhere, along, part == "rest")):
             for name, measure in measures.items():
-                at = values.loc[name]
                 for one, value in zip(directions, measure(model, target).tolist(), strict=True):
-                    share = (value - at["target"]) / (at["source"] - at["target"])
-                    rows.append([name, layer, part, one.name, value, share])
-    return pd.DataFrame(rows, columns=["measure", "layer", "part", "direction", "value", "share"])
+                    rows.append([name, layer, part, one.name, *_share(value, *whole[name])])
+    return pd.DataFrame(rows, columns=["measure", "layer", "part", "direction", "change", "whole", "share"])
 
 
 def attribute(

@@ -49,15 +49,20 @@ class SharedPrompt:
         return cache
 
     def run(self, continuations: Sequence[Sequence[int]]) -> list[Float[Tensor, "row pos d_model"]]:
-        """Last residuals at the prompt's last token and at all but the last of each continuation's, for each row."""
+        """Last residuals at the prompt's last token and at all but the last of each continuation's, for each row.
+
+        Continuations that differ in their last token alone are run once.
+        """
         model, (*before, last) = self.model, self.encoding.ids
-        at_once = [[number] for number in range(len(continuations))]
+        inputs = [(last, *tokens[:-1]) for tokens in continuations]
+        distinct = list(dict.fromkeys(inputs))
+        at_once = [[number] for number in range(len(distinct))]
         if model.rows == 1:
-            at_once = plan([len(tokens) for tokens in continuations])
-        out = [torch.empty(0)] * len(continuations)
+            at_once = plan([len(tokens) for tokens in distinct])
+        out: dict[tuple[int, ...], Tensor] = {}
         with model.stopping(model.n_layers - 1) as run:
             for numbers in at_once:
-                rows = [[last, *continuations[number][:-1]] for number in numbers]
+                rows = [distinct[number] for number in numbers]
                 if self.cache is None:
                     whole = pad([[*before, *row] for row in rows], "right", model.pad_token_id).to(model.device)
                     now = replace(self._pass(len(rows), 0), length=tuple(whole.mask.sum(dim=1).tolist()))
@@ -65,14 +70,13 @@ class SharedPrompt:
                 else:
                     # No mask is needed: the padding is on the right, where no token looks.
                     batch = pad(rows, "right", model.pad_token_id).to(model.device)
-                    resid = run(
-                        batch, self._pass(len(rows), len(before)), self.cache_for(len(rows), max(len(rows), model.rows))
-                    )
+                    cache = self.cache_for(len(rows), max(len(rows), model.rows))
+                    resid = run(batch, self._pass(len(rows), len(before)), cache)
                 resid = resid.expand(max(len(resid), model.rows), -1, -1)
-                for row, number in enumerate(numbers):
+                for row, tokens in enumerate(rows):
                     kept = resid if model.rows > 1 else resid[row : row + 1]
-                    out[number] = kept[:, : len(continuations[number])]
-        return out
+                    out[tokens] = kept[:, : len(tokens)]
+        return [out[tokens] for tokens in inputs]
 
 
 def _widened(layer: Any, rows: int) -> Any:

@@ -6,6 +6,7 @@ that the model wrote itself. The notebooks show these numbers and check that wha
 """
 
 import argparse
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,7 @@ from emolens.vectors import METHODS
 
 DATA = Path(__file__).parent.parent / "figures" / "data"
 WRITTEN = DATA / "written-stories.jsonl"
-WRITTEN_EMOTIONS = ["afraid", "angry", "calm", "desperate", "guilty", "happy"]
-WRITTEN_EMOTIONS += ["inspired", "loving", "nervous", "proud", "sad", "surprised"]
+WRITTEN_EMOTIONS = list(studies.common.TWELVE)
 TOPICS = ["a delayed train", "a family dinner", "a lost key", "the first day at work", "a letter", "a walk by the sea"]
 
 
@@ -134,6 +134,30 @@ def geometry(model: el.HookedModel, vectors: el.EmotionVectors) -> dict[str, Stu
     return found
 
 
+def patching(model: el.HookedModel, vectors: el.EmotionVectors) -> dict[str, StudyResult]:
+    """Notebook 04."""
+    return {
+        "run": studies.patching.run(model, vectors),
+        "through_the_vector": studies.patching.through_the_vector(model, vectors),
+        "heads": studies.patching.heads(model, vectors),
+    }
+
+
+def steering(model: el.HookedModel, vectors: el.EmotionVectors) -> dict[str, StudyResult]:
+    """Notebook 05. What is written is read by VADER and by the other embedded model."""
+    other = el.load(next(name for name in el.embedded.known_models() if name != model.name))
+    found = studies.expression.run(model, vectors, other=(other, el.derive(other)))
+    conditions = studies.expression.conditions(model, vectors)
+    return {
+        "word_probability": studies.word_probability.run(model, vectors),
+        "tone": found["tone"],
+        "emotion": found["emotion"],
+        "window": studies.expression.window(found["tone"].table()),
+        "conditions": conditions,
+        "by_layer": studies.expression.by_layer(conditions.table()),
+    }
+
+
 def preferences(model: el.HookedModel, vectors: el.EmotionVectors) -> dict[str, StudyResult]:
     """Notebook 06."""
     strengths = studies.preferences.strengths(model)
@@ -146,7 +170,8 @@ def preferences(model: el.HookedModel, vectors: el.EmotionVectors) -> dict[str, 
     }
 
 
-PARTS = {"derivation": derivation, "reading": reading, "geometry": geometry, "preferences": preferences}
+PARTS = {"derivation": derivation, "reading": reading, "geometry": geometry}
+PARTS |= {"patching": patching, "steering": steering, "preferences": preferences}
 
 
 def main() -> None:
@@ -163,8 +188,10 @@ def main() -> None:
         model = el.load(name)
         vectors = el.derive(model)
         for part in options.parts:
+            began = time.time()
             results = PARTS[part](model, vectors)
-            path = save_results(DATA / f"{part}-{name}.json", vectors.stamp, results)
+            took = {"minutes": round((time.time() - began) / 60, 1), "threads": torch.get_num_threads()}
+            path = save_results(DATA / f"{part}-{name}.json", vectors.stamp | took, results)
             print(path, *(f"  {key}: {result.verdict()}" for key, result in results.items()), sep="\n")
 
 

@@ -165,6 +165,6 @@ def test_what_makes_no_sense_is_named(monkeypatch):
         dose_response(model, ODDS, prompts(0), [calm], [0.1], {"random": [[calm]]})
     with pytest.raises(ValueError, match="'random 0' is no combination of emotions"):
         null_directions(model, vectors, random_directions(calm, 1))
-    with pytest.raises(ValueError, match=r"gave \(1,\) values for 2 rows"):
-        wrong = lambda model, item: torch.zeros(1)  # noqa: E731
+    with pytest.raises(ValueError, match=r"gave \(3,\) values for 1 rows"):
+        wrong = lambda model, item: torch.zeros(3)  # noqa: E731
         dose_response(model, wrong, ["a"], [calm], [0.1, 0.2], progress=False)

@@ -56,7 +56,9 @@ def test_a_patch_equals_one_made_by_hand(model, site):
         log_p = model.forward([ids], fwd_hooks=[((layer, point), lambda x, hook: pad_by_hand(x, by_hand, n, hook))])
         log_p = log_p.float().log_softmax(dim=-1)[0]
         scores.append(sum(float(log_p[i - 1, ids[i]]) for i in range(n, len(ids))))
-    assert found["value"] == pytest.approx(scores[0] - (scores[1] + scores[2]) / 2, abs=1e-4)
+    plain = float(ODDS(model, TARGET))
+    assert found["change"] == pytest.approx(scores[0] - (scores[1] + scores[2]) / 2 - plain, abs=1e-4)
+    assert found["whole"] == pytest.approx(float(ODDS(model, SOURCE)) - plain, abs=1e-4)
 
 
 def pad_by_hand(x, by_hand, n, hook):

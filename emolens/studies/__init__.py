@@ -10,14 +10,17 @@ from emolens.studies import (
     circumplex,
     clusters,
     documents,
+    expression,
     implicit,
     lexical,
     negation,
     numbers,
+    patching,
     preferences,
     robustness,
     transcripts,
     vignettes,
+    word_probability,
 )
 
 __all__ = [
@@ -26,12 +29,15 @@ __all__ = [
     "circumplex",
     "clusters",
     "documents",
+    "expression",
     "implicit",
     "lexical",
     "negation",
     "numbers",
+    "patching",
     "preferences",
     "robustness",
     "transcripts",
     "vignettes",
+    "word_probability",
 ]

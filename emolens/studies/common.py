@@ -9,6 +9,11 @@ from emolens.encoding import Message
 from emolens.model import HookedModel
 from emolens.vectors import EmotionVectors
 
+# The emotions that the paper shows (section 4).
+TWELVE = (
+    "afraid", "angry", "calm", "desperate", "guilty", "happy", "inspired", "loving", "nervous", "proud", "sad",
+    "surprised",
+)  # fmt: skip
 READOUTS = ("denoised", "whitened")
 SIZES = ("full", "quick")
 

@@ -1,0 +1,130 @@
+"""What interventions do: dose-response curves with their null, maps of patches, and two columns against each other."""
+
+from __future__ import annotations
+
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from emolens.plots.style import DASHES, NULL, SMALL, beside, extents, free, new_axes, parts_of, plain, require
+
+
+def dose_response(
+    frame: pd.DataFrame, ylabel: str = "effect", title: str = "Effect of steering, by strength", ax: Axes | None = None
+) -> Axes:
+    """Effect of each direction over the strengths, with intervals, and what directions do that mean nothing.
+
+    Args:
+        frame: a row for each `direction` and `strength`: `effect`, `low`, `high`; and for each kind of null
+            `{kind}_low` and `{kind}_high`, drawn as one grey band, the widest of the kinds.
+    """
+    require(frame, "direction", "strength", "effect", "low", "high")
+    ax = ax or new_axes(7.5, 4.2)
+    kinds = [name.removeprefix("p_") for name in frame if str(name).startswith("p_")]
+    if kinds:
+        null = frame.groupby("strength").agg({f"{kind}_{end}": how for kind in kinds for end, how in ENDS})
+        low = null[[f"{kind}_low" for kind in kinds]].min(axis=1)
+        high = null[[f"{kind}_high" for kind in kinds]].max(axis=1)
+        low.loc[0.0] = high.loc[0.0] = 0.0
+        label = "95% of single nulls"
+        ax.fill_between(
+            sorted(low.index), low.sort_index(), high.sort_index(), color=NULL, alpha=0.25, lw=0, label=label
+        )
+    ax.axhline(0, color=NULL, lw=1.2)
+    ax.axvline(0, color=NULL, lw=0.8, ls=":")
+    spread = np.ptp(frame["strength"]) * 0.006
+    for number, (((name, part), colour, marker), dash) in enumerate(zip(parts_of(frame, "direction"), cycle(DASHES))):
+        part = part.sort_values("strength")
+        x = part["strength"] + (number - frame["direction"].nunique() / 2) * spread  # so that intervals stand apart
+        error = np.abs([part["effect"] - part["low"], part["high"] - part["effect"]])
+        ax.errorbar(x, part["effect"], yerr=error, color=colour, marker=marker, ls=dash, ms=4.5, capsize=2, lw=1.4,
+                    elinewidth=0.8, label=plain(name))  # fmt: skip
+    ax.set(xlabel="strength (mean residual norms)", ylabel=ylabel, title=title)
+    return beside(ax)
+
+
+ENDS = (("low", "min"), ("high", "max"))
+
+
+def scatter(
+    frame: pd.DataFrame,
+    x: str,
+    y: str,
+    group: str | None = None,
+    label: str | None = None,
+    xlabel: str = "",
+    ylabel: str = "",
+    title: str = "",
+    labels: int = 12,
+    ax: Axes | None = None,
+) -> Axes:
+    """Two columns against each other; rows that lack one of them stand at the left edge.
+
+    Args:
+        group: the column whose entries get a colour and a marker each.
+        label: the column with names; those of the most extreme rows are written, where there is room.
+    """
+    require(frame, x, y)
+    ax = ax or new_axes(6.8, 4.6)
+    known = frame[frame[x].notna()]
+    left = float(known[x].min() - 0.12 * np.ptp(known[x]))
+    frame = frame.assign(**{x: frame[x].fillna(left)})
+    ax.axhline(0, color=NULL, lw=0.8) if frame[y].min() < 0 < frame[y].max() else None
+    ax.axvline(0, color=NULL, lw=0.8) if frame[x].min() < 0 < frame[x].max() else None
+    parts = parts_of(frame if group else frame.assign(_all=""), group or "_all")
+    for (name, part), colour, marker in parts:
+        ax.plot(part[x], part[y], marker, color=colour, ms=5, alpha=0.8, mec="white", mew=0.4, label=plain(name))
+    ax.set(xlabel=xlabel or x, ylabel=ylabel or y, title=title)
+    if label:
+        _write(ax, frame, x, y, label, labels)
+    if group:
+        return beside(ax)
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
+def _write(ax: Axes, frame: pd.DataFrame, x: str, y: str, label: str, labels: int) -> None:
+    """Names of the most extreme rows, each where it covers no other."""
+    ax.margins(0.12)
+    extreme = frame[y].rank(pct=True).sub(0.5).abs().sort_values(ascending=False).index[:labels]
+    taken: list[Any] = []
+    for row in frame.loc[extreme].itertuples():
+        at = (getattr(row, x), getattr(row, y))
+        for offset, align in (((5, 3), "left"), ((-5, 3), "right"), ((5, -9), "left"), ((-5, -9), "right")):
+            text = ax.annotate(
+                plain(getattr(row, label)), at, offset, textcoords="offset points", fontsize=SMALL, ha=align
+            )
+            box = extents(ax, [text])[0]
+            if free(box, taken):
+                taken.append(box)
+                break
+            text.remove()
+
+
+def patch_map(frame: pd.DataFrame, title: str = "", ax: Axes | None = None) -> Axes:
+    """Share of a change that each place carries: blocks over tokens, or over heads.
+
+    Args:
+        frame: what `patch` gives for one measure and site: `layer`, `share`, and `position` and `token`, or `head`.
+    """
+    require(frame, "layer", "share")
+    if "measure" in frame and frame["measure"].nunique() > 1:
+        raise ValueError(f"the table has several measures, {', '.join(frame['measure'].unique())}: draw one of them")
+    across = "position" if frame["position"].notna().all() else "head"
+    table = frame.pivot(index="layer", columns=across, values="share")
+    ax = ax or new_axes(max(5, 0.36 * table.shape[1] + 2), 5)
+    limit = max(1.0, float(np.abs(table.to_numpy()).max()))
+    image = ax.imshow(table, cmap="cividis", vmin=-limit, vmax=limit, aspect="auto", origin="lower",
+                      interpolation="nearest")  # fmt: skip
+    ax.figure.colorbar(image, ax=ax, shrink=0.8).set_label("share of the change (1: all of it)")
+    names = [f"{head:.0f}" for head in table.columns]
+    if across == "position":
+        tokens = frame.drop_duplicates("position").set_index("position")["token"]
+        names = [plain(tokens[position].replace("\n", "⏎")) for position in table.columns]
+    ax.set_xticks(range(len(names)), names, fontsize=SMALL, rotation=90 if across == "position" else 0)
+    ax.set_yticks(range(0, len(table), 3), [str(layer) for layer in table.index[::3]], fontsize=SMALL)
+    ax.set(ylabel="layer (index of the block)", xlabel="head" if across == "head" else "", title=title)
+    return ax
