@@ -35,20 +35,29 @@ _HOME = {
     "steer": "steer",
     "Steering": "steer",
     "log_probs": "writing",
+    "dose_response": "dose",
+    "null_directions": "dose",
+    "patch": "patch",
+    "through": "patch",
+    "attribute": "patch",
     "StudyResult": "stats",
 }
-_MODULES = ("batching", "corpus", "embedded", "model", "pooling", "vectors", "geometry", "stats", "plots", "studies")
+_MODULES = (
+    "batching", "corpus", "embedded", "geometry", "measures", "model", "plots", "pooling", "stats", "studies", "vectors"
+)  # fmt: skip
 
 __all__ = ["__version__", *_HOME, *_MODULES]
 
 if TYPE_CHECKING:
-    from emolens import batching, corpus, embedded, geometry, model, plots, pooling, stats, studies, vectors
+    from emolens import batching, corpus, embedded, geometry, measures, model, plots, pooling, stats, studies, vectors
     from emolens.corpus import Corpus, Story
     from emolens.derive import derive, fit
     from emolens.direction import Direction, random_directions
+    from emolens.dose import dose_response, null_directions
     from emolens.lens import logit_lens
     from emolens.loading import load
     from emolens.model import HookedModel
+    from emolens.patch import attribute, patch, through
     from emolens.pooling import PooledActivations, pool, token_moments
     from emolens.read import Readout, activations, detect, read
     from emolens.refit import refit

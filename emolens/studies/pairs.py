@@ -42,8 +42,8 @@ def choice(model: HookedModel, a: str, b: str) -> Choice:
     text = format_chat(model.tokenizer, user(QUESTION.format(a=a, b=b)))
     tokens = model.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     spans, cursor = [], 0
-    for option, mark in ((a, "(A) "), (b, "(B) ")):
-        start = text.index(mark + option, cursor) + len(mark)
+    for option in (a, b):
+        start = text.index(option, cursor)
         cursor = start + len(option)
         inside = [i for i, (x, y) in enumerate(tokens.offset_mapping) if x < cursor and y > start]
         spans.append((inside[0], inside[-1] + 1))

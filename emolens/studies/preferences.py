@@ -37,14 +37,14 @@ def activities(size: str = "full") -> pd.DataFrame:
     return frame if size == "full" else frame.groupby("category").head(2).sort_index().reset_index(drop=True)
 
 
-def strengths(model: HookedModel, size: str = "full", soft: bool | None = None, seed: int = 0) -> StudyResult:
+def strengths(model: HookedModel, size: str = "full", soft: bool = True, seed: int = 0) -> StudyResult:
     """How strongly each activity is preferred: Bradley-Terry on the Elo scale, from all ordered pairs.
 
     Args:
-        soft: fit to probabilities (default for a model with a chat template), or to wins and losses.
+        soft: fit to probabilities; else to wins and losses, as the paper does for its base model. A model that always
+            answers by the place has no wins that tell activities apart.
     """
     frame = activities(size)
-    soft = bool(model.tokenizer.chat_template) if soft is None else soft
     odds = all_pairs(model, frame["text"].tolist())
     fit, consistent = bradley_terry(odds, soft), order_consistency(odds)
     unbiased = order_consistency(odds - np.nanmean(odds))
@@ -123,9 +123,9 @@ def run(model: HookedModel, vectors: EmotionVectors, size: str = "full", elo: An
     table["q"], table["q_within"] = (false_discovery_control(table[p]) for p in ("p", "p_within"))
     rated, valence = ratings(vectors.emotions, "glasgow", "valence")
     table["valence"] = pd.Series(valence, index=rated).reindex(range(len(table)))
-    follows, by_chance = np.corrcoef(r[rated], valence)[0, 1], _r(null[:, rated].T, valence[None]).ravel()
-    sentence = _observed(table, layer, len(frame), follows, float(np.quantile(abs(by_chance), 0.95)),
-                         p_value(abs(follows), abs(by_chance)))  # fmt: skip
+    follows, by_chance = (_r(x.T, valence[None]).ravel() for x in (r[None, rated], null[:, rated]))
+    sentence = _observed(table, layer, len(frame), float(follows[0]), float(np.quantile(abs(by_chance), 0.95)),
+                         p_value(abs(follows[0]), abs(by_chance)))  # fmt: skip
     options = {"x": "valence", "y": "r", "group": None, "xlabel": "human valence of the word",
                "ylabel": "correlation with preference", "label": "emotion"}  # fmt: skip
     return StudyResult("preferences", table, sentence, "scatter", options)
@@ -245,7 +245,7 @@ def causal(
     table["r"] = table["direction"].map(observed.set_index("emotion")["r"]).where(table["kind"].eq("emotion"))
     for kind in kinds:
         null = table.loc[table["kind"].eq(kind), "effect"]
-        t = (effect[: len(named)] - null.mean()) / (null.std() * np.sqrt(1 + 1 / len(null)))
+        t = (effect[: len(named)] - null.mean()) / (null.std() * np.sqrt(1 + 1 / len(null)) + 1e-12)
         p = 2 * student_t.sf(abs(t), len(null) - 1) * len(named)
         table[f"p_{kind}"] = pd.Series(p.clip(max=1), index=range(len(named))).reindex(table.index)
     kept = [column for column in table if column.startswith("p_")]

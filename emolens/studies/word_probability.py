@@ -88,7 +88,7 @@ def summary(matrix: np.ndarray) -> dict[str, float]:
     own = matrix.diagonal()
     others = (matrix.sum() - own.sum()) / (matrix.size - len(matrix))
     rows = float((matrix.argmax(axis=1) == np.arange(len(matrix))).sum())
-    return {"matching": own.mean(), "others": others, "rows": rows}
+    return {"matching": float(own.mean()), "others": float(others), "rows": rows}
 
 
 def matrix(

@@ -1,0 +1,138 @@
+"""Preferences: the strengths behind planted choices, and the shared, batched passes against plain ones."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from tiny import tiny_gemma, tiny_llama, tiny_tokenizer
+
+import emolens as el
+from emolens import corpus
+from emolens.derive import derive
+from emolens.model import HookedModel
+from emolens.studies import pairs, preferences
+
+OPTIONS = ["she ran and ran", "the river was cold", "he walked", "a very warm night"]
+
+
+@pytest.fixture(params=[tiny_llama, tiny_gemma], ids=["llama", "gemma"])
+def model(request):
+    return HookedModel.from_hf(request.param(), tiny_tokenizer(), "tiny")
+
+
+@pytest.fixture(autouse=True)
+def short_question(monkeypatch):
+    monkeypatch.setattr(pairs, "QUESTION", "was it (A) {a} . or (B) {b} ?")
+    monkeypatch.setattr(pairs, "ANSWERS", ("( river", "( door"))  # the tiny tokenizer has no letters
+
+
+def planted(strength, bias, noise=0.0, seed=0):
+    noise = noise * np.random.default_rng(seed).normal(size=(len(strength), len(strength)))
+    odds = strength[:, None] - strength[None, :] + bias + noise
+    np.fill_diagonal(odds, np.nan)
+    return odds
+
+
+def test_bradley_terry_finds_strengths_and_position_bias():
+    strength = np.linspace(-1, 1, 12)
+    fit = pairs.bradley_terry(planted(strength, 0.7))
+    assert np.allclose((fit.elo - 1500) / pairs.ELO, strength, atol=0.02) and fit.bias == pytest.approx(0.7, abs=0.02)
+    wins = pairs.bradley_terry(planted(strength, 0.3, noise=0.5), soft=False)
+    assert np.corrcoef(wins.elo.argsort().argsort(), strength)[0, 1] > 0.95  # the best and worst win or lose all
+    elo = pairs.plain_elo(planted(strength, 0.7))
+    assert np.corrcoef(elo, strength)[0, 1] > 0.98 and elo.mean() == pytest.approx(1500)
+
+
+def test_order_consistency_is_1_without_bias_0_with_nothing_else_and_a_half_by_chance():
+    strength = np.linspace(-1, 1, 40)
+    assert pairs.order_consistency(planted(strength, 0)).mean() == 1
+    assert pairs.order_consistency(planted(0 * strength, 1)).mean() == 0
+    assert pairs.order_consistency(planted(0 * strength, 0, 1)).mean() == pytest.approx(0.5, abs=0.05)
+
+
+def test_spans_hold_the_options(model):
+    one = pairs.choice(model, OPTIONS[0], OPTIONS[1])
+    said = [model.tokenizer.decode(one.ids[start:end]) for start, end in (one.first, one.second)]
+    assert said == OPTIONS[:2]
+    with pytest.raises(ValueError, match="an option is empty"):
+        pairs.choice(model, " ", "the river")
+
+
+def test_shared_prefixes_change_no_log_odds(model):
+    odds = pairs.all_pairs(model, OPTIONS)
+    _, a, b = pairs.answer_tokens(model)
+    assert np.isnan(odds.diagonal()).all()
+    for i in range(4):
+        for j in range(4):
+            if i != j:
+                logits = model.logits([pairs.choice(model, OPTIONS[i], OPTIONS[j]).ids])[0]
+                assert odds[i, j] == pytest.approx(float(logits[a] - logits[b]), abs=1e-4)
+
+
+def table():
+    return pd.DataFrame({"text": OPTIONS, "category": ["x", "x", "y", "y"], "elo": [1510.0, 1490.0, 1520.0, 1480.0]})
+
+
+def test_only_the_tokens_of_the_steered_activity_are_steered(model):
+    stamp = {"fingerprint": model.fingerprint, "model": model.name, "default_layer": 1}
+    values = torch.nn.functional.normalize(torch.randn(2, 1, model.d_model), dim=-1)
+    directions = [
+        el.Direction(f"d{i}", (1,), x, torch.ones(1) * 20, torch.zeros(1, model.d_model), False, stamp)
+        for i, x in enumerate(values)
+    ]
+    frame = table()
+    found = preferences._changes(model, frame, directions, 1, 0.3, opponents=2, seed=0)
+    steered = preferences.split(frame)
+    assert steered.sum() == 2 and frame[steered]["category"].tolist() == ["x", "y"]
+    _, a, b = pairs.answer_tokens(model)
+
+    def odds(one, direction, strength, span):
+        with el.steer(model, direction, strength, 1, [span]):
+            logits = model.logits([one.ids])[0]
+        return float(logits[a] - logits[b])
+
+    for column, i in enumerate(np.flatnonzero(steered)):
+        for row, direction in enumerate(directions):
+            changes = []
+            for j in np.flatnonzero(~steered):
+                first, second = (pairs.choice(model, OPTIONS[x], OPTIONS[y]) for x, y in ((i, j), (j, i)))
+                changes += [odds(first, direction, 0.3, first.first) - odds(first, direction, 0.0, first.first)]
+                changes += [odds(second, direction, 0.0, second.second) - odds(second, direction, 0.3, second.second)]
+            assert found[row, column] == pytest.approx(pairs.ELO * np.mean(changes), abs=0.05)
+
+
+def test_the_study_runs_from_end_to_end(few_dialogues, monkeypatch):
+    model = HookedModel.from_hf(tiny_llama(), tiny_tokenizer(), "tiny")
+    stories = corpus.stories().where(emotion=[*preferences.CAUSAL, "joyful", "gloomy"])
+    vectors = derive(model, stories, cache=False, progress=False)
+    rated = [name for name in corpus.ratings("glasgow") if name in stories.emotions]
+    assert len(rated) >= 10
+    found = preferences.strengths(model, "quick")
+    assert len(found.table()) == 16 and found.table()["elo"].mean() == pytest.approx(1500)
+    assert "ordered pairs" in found.verdict()
+    observed = preferences.run(model, vectors, elo=found.table())
+    assert observed.table()["q"].ge(observed.table()["p"] - 1e-9).all() and "human valence" in observed.verdict()
+    monkeypatch.setattr(preferences, "null_directions", lambda model, vectors, named, draws, layer, seed: {
+        kind: [[one] for one in el.random_directions(named[0], draws, seed)] for kind in ("random", "shuffled labels")
+    })  # fmt: skip
+    causal = preferences.causal(model, vectors, found.table(), observed.table(), ["calm", "sad", "happy"], 2, 10)
+    assert len(causal.table()) == 23 and "Effect against the observed r" in causal.verdict()
+    for result in (found, observed, preferences.by_layer(model, vectors, found.table()), causal):
+        result.plot()
+
+
+def test_a_planted_correlation_is_found_and_chance_is_not(monkeypatch, few_dialogues):
+    model = HookedModel.from_hf(tiny_llama(), tiny_tokenizer(), "tiny")
+    stories = corpus.stories().where(emotion=[*preferences.CAUSAL, "joyful", "gloomy"])
+    vectors = derive(model, stories, cache=False, progress=False)
+    rng, n = np.random.default_rng(0), 64
+    frame = preferences.activities().assign(elo=rng.normal(1500, 100, n))
+    noise = rng.normal(size=(n, len(vectors.emotions)))
+    planted_scores = noise.copy()
+    calm = vectors.index("calm")
+    planted_scores[:, calm] += (frame["elo"].to_numpy() - 1500) / 50
+    for name, given, called in (("planted", planted_scores, True), ("noise", noise, False)):
+        monkeypatch.setattr(preferences, "scores", lambda *args, given=given, **_: given[None])
+        row = preferences.run(model, vectors, elo=frame).table().set_index("emotion").loc["calm"]
+        assert (row["q"] <= 0.05) == called, name
+        assert (row["q_within"] <= 0.05) == called, name
