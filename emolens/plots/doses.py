@@ -55,26 +55,30 @@ def scatter(
     y: str,
     group: str | None = None,
     label: str | None = None,
+    null: str = "",
     xlabel: str = "",
     ylabel: str = "",
     title: str = "",
     labels: int = 12,
     ax: Axes | None = None,
 ) -> Axes:
-    """Two columns against each other; rows that lack one of them stand at the left edge.
+    """Two columns against each other, of the rows that have both.
 
     Args:
         group: the column whose entries get a colour and a marker each.
         label: the column with names; those of the most extreme rows are written, where there is room.
+        null: what the rows without `x` are; then 95 % of their `y` is drawn as a grey band.
     """
     require(frame, x, y)
     ax = ax or new_axes(6.8, 4.6)
-    known = frame[frame[x].notna()]
-    left = float(known[x].min() - 0.12 * np.ptp(known[x]))
-    frame = frame.assign(**{x: frame[x].fillna(left)})
-    ax.axhline(0, color=NULL, lw=0.8) if frame[y].min() < 0 < frame[y].max() else None
-    ax.axvline(0, color=NULL, lw=0.8) if frame[x].min() < 0 < frame[x].max() else None
-    parts = parts_of(frame if group else frame.assign(_all=""), group or "_all")
+    if null:
+        low, high = frame.loc[frame[x].isna(), y].quantile([0.025, 0.975])
+        ax.axhspan(low, high, color=NULL, alpha=0.25, lw=0, label=f"95% of the {null}")
+    frame = frame[frame[x].notna()]
+    for draw, column in ((ax.axhline, y), (ax.axvline, x)):
+        if frame[column].min() < 0 < frame[column].max():
+            draw(0, color=NULL, lw=0.8)
+    parts = parts_of(frame if group else frame.assign(_all="_"), group or "_all")
     for (name, part), colour, marker in parts:
         ax.plot(part[x], part[y], marker, color=colour, ms=5, alpha=0.8, mec="white", mew=0.4, label=plain(name))
     ax.set(xlabel=xlabel or x, ylabel=ylabel or y, title=title)
@@ -82,6 +86,8 @@ def scatter(
         _write(ax, frame, x, y, label, labels)
     if group:
         return beside(ax)
+    if null:
+        ax.legend(fontsize=SMALL, frameon=False)
     ax.spines[["top", "right"]].set_visible(False)
     return ax
 
@@ -89,11 +95,13 @@ def scatter(
 def _write(ax: Axes, frame: pd.DataFrame, x: str, y: str, label: str, labels: int) -> None:
     """Names of the most extreme rows, each where it covers no other."""
     ax.margins(0.12)
+    extents(ax, [])  # lays the figure out, so that the points are where they will be
     extreme = frame[y].rank(pct=True).sub(0.5).abs().sort_values(ascending=False).index[:labels]
-    taken: list[Any] = []
+    points = ax.transData.transform(frame[[x, y]].to_numpy(dtype=float))
+    taken: list[Any] = [np.array([*(point - 4), *(point + 4)]) for point in points]
     for row in frame.loc[extreme].itertuples():
         at = (getattr(row, x), getattr(row, y))
-        for offset, align in (((5, 3), "left"), ((-5, 3), "right"), ((5, -9), "left"), ((-5, -9), "right")):
+        for offset, align in (((6, 3), "left"), ((-6, 3), "right"), ((6, -9), "left"), ((-6, -9), "right")):
             text = ax.annotate(
                 plain(getattr(row, label)), at, offset, textcoords="offset points", fontsize=SMALL, ha=align
             )

@@ -20,19 +20,17 @@ from emolens.studies.documents import vader
 from emolens.vectors import EmotionVectors
 
 EMOTIONS = ("calm", "desperate", "angry", "happy", "afraid", "loving")
-STRENGTHS = (-0.15, -0.1, -0.05, 0.05, 0.1, 0.15)
+STRENGTHS = (-0.15, -0.075, 0.075, 0.15)
 OPENINGS = (
     "I opened the door and",
     "It was Monday morning, and she",
     "They had been driving for an hour when",
     "He sat down at the table, looked at me and said that",
     "When I think about next week, I",
-    "The phone rang. It was my brother, and he",
     "Dear diary, today I",
-    "The two of them walked along the river and",
 )
 COHERENT = 2.0  # the perplexity of the model's own unsteered text may at most double
-TOKENS = 32
+TOKENS = 24
 
 
 class Written:
@@ -78,11 +76,11 @@ def run(
     """Dose-response of the expressed emotion: "tone" (VADER), and with `other` "emotion", read by another model.
 
     Args:
-        size: "full" has ten families of each kind of null; "quick" two strengths, four openings, no null.
+        size: "full" has ten families of each kind of null; "quick" two of the strengths, four openings, no null.
     """
     directions = [vectors[name] for name in emotions]
     full, written = size == "full", Written(seed=seed)
-    openings, strengths = (OPENINGS, STRENGTHS) if full else (OPENINGS[:4], (-0.1, 0.1))
+    openings, strengths = (OPENINGS, STRENGTHS) if full else (OPENINGS[:4], (-0.15, 0.15))
     nulls = null_directions(model, vectors, directions, 10, seed=seed) if full else None
     options: dict[str, Any] = {"seed": seed, "progress": progress}
     options |= {"cost_prompts": openings} if full else {}
@@ -131,7 +129,7 @@ def conditions(
     layer, n = vectors.default_layer, model.n_layers
     five = [one for one in range(layer - 4, layer + 5, 2) if one in vectors.layers]
     cells: list[tuple[str, float, Any, Where]] = [
-        (f"block {one}", strength, one, "all") for one in range(1, n, max(1, n // 10)) if one in vectors.layers
+        (f"block {one}", strength, one, "all") for one in range(1, n, max(1, n // 6)) if one in vectors.layers
     ]
     cells += [(f"block {layer} while {doing}", strength, layer, where) for doing, where in
               (("reading", "prompt"), ("writing", "generation"), ("reading and writing", "all"))]  # fmt: skip

@@ -126,7 +126,7 @@ def run(model: HookedModel, vectors: EmotionVectors, size: str = "full", elo: An
     follows, by_chance = (_r(x.T, valence[None]).ravel() for x in (r[None, rated], null[:, rated]))
     sentence = _observed(table, layer, len(frame), float(follows[0]), float(np.quantile(abs(by_chance), 0.95)),
                          p_value(abs(follows[0]), abs(by_chance)))  # fmt: skip
-    options = {"x": "valence", "y": "r", "group": None, "xlabel": "human valence of the word",
+    options = {"x": "valence", "y": "r", "xlabel": "human valence of the word",
                "ylabel": "correlation with preference", "label": "emotion"}  # fmt: skip
     return StudyResult("preferences", table, sentence, "scatter", options)
 
@@ -264,8 +264,8 @@ def causal(
         f"{r:+.2f} [{low:+.2f}, {high:+.2f}]. {len(directions)} directions took {(time.time() - began) / 60:.0f} min "
         f"with {torch.get_num_threads()} threads."
     )
-    options = {"x": "r", "y": "effect", "group": "kind", "xlabel": "correlation with preference, unsteered",
-               "ylabel": "change by steering (Elo)", "label": "direction"}  # fmt: skip
+    options = {"x": "r", "y": "effect", "null": "null directions", "xlabel": "correlation with preference, unsteered",
+               "ylabel": "change by steering (Elo)", "label": "direction", "labels": 22}  # fmt: skip
     return StudyResult("preference_steering", table, sentence, "scatter", options)
 
 
