@@ -66,16 +66,34 @@ def encode_chat(tokenizer: Any, messages: Sequence[Message]) -> Encoding:
     """Token ids of a conversation and the token span of each message's content."""
     rendered = format_chat(tokenizer, messages)
     tokens = tokenizer(rendered, add_special_tokens=False, return_offsets_mapping=True)
-    turns, cursor = [], 0
-    for number, message in enumerate(messages):
-        content = message["content"].strip()
-        start = rendered.find(content, cursor)
-        if start < 0 or not content:
+    turns = []
+    for number, (message, (start, end)) in enumerate(
+        zip(messages, _places(tokenizer, messages, rendered), strict=True)
+    ):
+        if start == end or rendered[start:end] != message["content"].strip():
             raise ValueError(f"message {number} ({message['role']}) is empty or was rewritten by the chat template")
-        cursor = start + len(content)
-        inside = [i for i, (a, b) in enumerate(tokens.offset_mapping) if a < cursor and b > start]
+        inside = [i for i, (a, b) in enumerate(tokens.offset_mapping) if a < end and b > start]
         turns.append(Turn(message["role"], inside[0], inside[-1] + 1))
     return Encoding(tokens.input_ids, turns)
+
+
+def _places(tokenizer: Any, messages: Sequence[Message], rendered: str) -> list[tuple[int, int]]:
+    """Where each message stands in the rendered conversation, in characters.
+
+    A short one such as "u" occurs in the template as well, so marks are rendered in its place first.
+    """
+    marks = [f"\ue000{number}\ue001" for number in range(len(messages))]
+    marked = [{**message, "content": mark} for message, mark in zip(messages, marks, strict=True)]
+    around, places, end = format_chat(tokenizer, marked), [], 0
+    for message, mark in zip(messages, marks, strict=True):
+        before, found, around = around.partition(mark)
+        start = end + len(before) if found else end
+        content = message["content"]
+        body = content if rendered.startswith(content, start) else content.strip()  # some templates strip
+        end = start + len(body)
+        inside = start + len(body) - len(body.lstrip())
+        places.append((inside, inside + len(body.strip())))
+    return places
 
 
 def encode(tokenizer: Any, text: Text) -> Encoding:

@@ -158,3 +158,13 @@ def test_errors_name_what_was_wrong(model):
         model.forward(["she ran", "  "], stop_after=0)
     with pytest.raises(ValueError, match="longer than the context"):
         model.forward(" ".join(["cold"] * 300), stop_after=0)
+
+
+def test_a_message_that_occurs_in_the_template_is_found_where_it_stands(model):
+    messages = [{"role": "user", "content": "Human"}, {"role": "assistant", "content": "A"}]
+    messages += [{"role": "user", "content": "Assistant :"}]
+    encoding = model.encode_chat(messages)
+    said = [model.tokenizer.decode(encoding.ids[turn.start : turn.end]) for turn in encoding.turns]
+    assert said[0] == "Human" and said[2].replace(" ", "") == "Assistant:"
+    assert [turn.start for turn in encoding.turns] == sorted({turn.start for turn in encoding.turns})
+    assert encoding.turns[0].start > 1  # "Human" is the first word of the plain form, too
