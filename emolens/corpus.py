@@ -255,7 +255,17 @@ def speakers() -> list[dict[str, Any]]:
     return _packaged("speakers")
 
 
-STIMULI = ("activities", "binding", "implicit", "intensity", "negation", "showcase")
+STIMULI = (
+    "activities",
+    "binding",
+    "implicit",
+    "impossible_tasks",
+    "intensity",
+    "leverage",
+    "negation",
+    "showcase",
+    "sycophancy",
+)
 
 
 def stimuli(name: str) -> list[dict[str, Any]]:
