@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import rankdata
+from scipy.stats import norm, rankdata
 
 from emolens.files import write_atomic
 
@@ -127,3 +127,17 @@ def p_value(observed: float, null: np.ndarray) -> float:
 def p_text(p: float) -> str:
     """How a p value is written in a sentence."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Wilson score interval of a proportion (Wilson 1927), which stays sensible at 0 and n successes.
+
+    Raises:
+        ValueError: no trials, or successes that are not between 0 and n.
+    """
+    if n < 1 or not 0 <= successes <= n:
+        raise ValueError(f"{successes} successes of {n}: an interval needs at least one trial, and 0 to n successes")
+    z, share = norm.ppf(0.5 + level / 2), successes / n
+    centre, spread = share + z**2 / (2 * n), z * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    low, high = (centre - spread) / (1 + z**2 / n), (centre + spread) / (1 + z**2 / n)
+    return float(max(low, 0.0)), float(min(high, 1.0))

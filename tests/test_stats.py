@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from emolens.stats import StudyResult, bootstrap_mean, load_results, save_results
+from emolens.stats import StudyResult, bootstrap_mean, load_results, save_results, wilson
 
 
 def test_the_interval_of_a_mean_covers_as_often_as_it_says():
@@ -49,3 +49,17 @@ def test_results_come_back_from_disk_and_draw_the_same(tmp_path):
 def test_a_table_without_a_figure_says_so():
     with pytest.raises(ValueError, match="'centres' is a table"):
         StudyResult("centres", pd.DataFrame({"a": [1]}), "").plot()
+
+
+def test_wilson_is_the_published_interval_and_covers_as_often_as_it_says():
+    assert wilson(0, 10) == pytest.approx((0, 0.2775), abs=1e-4)
+    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)  # Newcombe 1998, table I
+    assert wilson(10, 10)[1] == pytest.approx(1)
+    for share in (0.02, 0.3, 0.5):
+        counts = np.random.default_rng(0).binomial(50, share, 4000)
+        assert (
+            0.92 <= np.mean([low <= share <= high for low, high in map(lambda k: wilson(int(k), 50), counts)]) <= 0.99
+        )
+    for successes, n in ((0, 0), (-1, 5), (6, 5)):
+        with pytest.raises(ValueError, match=f"{successes} successes of {n}"):
+            wilson(successes, n)
