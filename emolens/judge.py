@@ -5,8 +5,6 @@ the context is a text or a conversation. Below a kappa of 0.6 with hand labels (
 verdict: keyword graders in replications of the paper reached a precision of 0.13 to 0.65.
 """
 
-from __future__ import annotations
-
 import queue
 import re
 import threading
@@ -71,14 +69,6 @@ def model_judge(
     if len(labels) > len(LETTERS):
         raise ValueError(f"{len(labels)} labels: a rubric may have {len(LETTERS)}")
     baseline: dict[str, np.ndarray] = {}
-    orders = [labels[turn:] + labels[:turn] for turn in range(len(labels))]
-
-    def scores(before: str, reply: str) -> np.ndarray:
-        said = [list(LETTERS[: len(labels)]) if answers == "letters" else order for order in orders]
-        prompts = [_prompt(rubric, order, before, reply, answers) for order in orders]
-        found = answer_logprobs(model, prompts, said).tolist()
-        rows = [dict(zip(order, row, strict=True)) for order, row in zip(orders, found, strict=True)]
-        return np.array([np.mean([row[label] for row in rows]) for label in labels])
 
     def judge(item: Item) -> str:
         before, reply = _parts(item)
@@ -86,11 +76,11 @@ def model_judge(
         if method == "generation":
             written = model.generate(_prompt(rubric, labels, before, reply, answers), 12, temperature=0.0)
             return parse_answer(written, labels, answers)
-        found = scores(before, reply)
+        found = label_logprobs(model, rubric, before, reply, answers)
         if calibrate:
             if before not in baseline:
                 baseline.clear()  # the contexts come one after the other
-                baseline[before] = scores(before, CONTENT_FREE)
+                baseline[before] = label_logprobs(model, rubric, before, CONTENT_FREE, answers)
             found = found - baseline[before]
         return labels[int(found.argmax())]
 
@@ -117,6 +107,19 @@ def _prompt(rubric: Rubric, order: Sequence[str], before: str, reply: str, answe
     listing = "\n".join(options)
     asked = f"{rubric.question}\n{listing}\nAnswer with the {kind} alone: {', '.join(marks[: len(order)])}."
     return [{"role": "user", "content": "\n\n".join([*shown, f'Reply:\n"{reply}"', asked])}]
+
+
+def label_logprobs(
+    model: HookedModel, rubric: Rubric, before: str, reply: str, answers: str = "letters"
+) -> Float[np.ndarray, "label"]:
+    """Log-probability of each label of the rubric, averaged over lists in which each stands in each place once."""
+    labels = list(rubric.labels)
+    orders = [labels[turn:] + labels[:turn] for turn in range(len(labels))]
+    said = [list(LETTERS[: len(labels)]) if answers == "letters" else order for order in orders]
+    prompts = [_prompt(rubric, order, before, reply, answers) for order in orders]
+    found = answer_logprobs(model, prompts, said).tolist()
+    rows = [dict(zip(order, row, strict=True)) for order, row in zip(orders, found, strict=True)]
+    return np.array([np.mean([row[label] for row in rows]) for label in labels])
 
 
 def answer_logprobs(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import emolens as el
 from emolens import judge
-from emolens.stats import save_results
+from emolens.stats import load_results, save_results
 
 DATA = Path(__file__).parents[1] / "figures" / "data"
 MODELS = ("smollm2-135m-instruct", "gemma-3-270m")
@@ -31,6 +31,7 @@ def remembered() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="*", default=MODELS)
+    parser.add_argument("--judges", nargs="*", help="these alone, added to the results that are there")
     parser.add_argument("--threads", type=int, default=1)
     chosen = parser.parse_args()
     import torch
@@ -39,22 +40,25 @@ def main() -> None:
     warnings.simplefilter("ignore")
     remembered()
     for name in chosen.models:
-        model, results = el.load(name), {}
+        model, path = el.load(name), DATA / f"judges-{name}.json"
+        results = load_results(path) if path.exists() else {}
         for subject, rubric in judge.RUBRICS.items():
             replies, labels = judge.labelled_replies(subject), list(rubric.labels)
-            context = subject == "sycophancy"  # a whole inbox before each reply would take five times as long
-            judges = {"keywords": judge.keyword_judge(rubric)}
-            for calibrate in (True, False):
-                key = "letters" if calibrate else "letters, uncalibrated"
-                judges[key] = judge.model_judge(model, rubric, context=context, calibrate=calibrate)
-            judges["generation"] = judge.model_judge(model, rubric, context=context, method="generation")
-            judges["labels"] = judge.model_judge(model, rubric, context=False, answers="labels")
-            for key, one in judges.items():
+            judges = {
+                "keywords": judge.keyword_judge(rubric),
+                "letters": judge.model_judge(model, rubric, context=False),
+                "letters, uncalibrated": judge.model_judge(model, rubric, context=False, calibrate=False),
+                "generation": judge.model_judge(model, rubric, context=False, method="generation"),
+                "labels": judge.model_judge(model, rubric, context=False, answers="labels"),
+                "letters, with the conversation": judge.model_judge(model, rubric),
+            }
+            for key in [key for key in judges if not chosen.judges or key in chosen.judges]:
                 began = time.perf_counter()
-                results[f"{subject}: {key}"] = found = judge.validate(one, replies, labels, seconds=600)
+                found = judge.validate(judges[key], replies, labels, seconds=600)
+                results[f"{subject}: {key}"] = found
                 print(f"{subject}, {key}, {time.perf_counter() - began:.0f} s. {found.verdict()}", flush=True)
                 print(found.table().round(2).to_string(index=False), flush=True)
-        save_results(DATA / f"judges-{name}.json", {"model": name, "fingerprint": model.fingerprint}, results)
+                save_results(path, {"model": name, "fingerprint": model.fingerprint}, results)
 
 
 if __name__ == "__main__":
