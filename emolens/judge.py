@@ -30,7 +30,7 @@ from emolens.stats import StudyResult
 
 SUFFICIENT = 0.6  # kappa: "substantial" agreement begins at 0.61 (Landis and Koch 1977)
 ANSWERS = ("letters", "labels")
-METHODS = ("logprob", "generation")
+METHODS = ("logprob", "channel", "generation")
 LETTERS = "ABCDEFGHIJ"
 CONTENT_FREE = "N/A"  # what calibration puts in the place of a reply (Zhao et al. 2021)
 
@@ -55,12 +55,13 @@ def model_judge(
     prefer a place or a letter to any content.
 
     Args:
-        method: "logprob" compares the log-probabilities of the answers; "generation" reads the answer in a few
-            greedy tokens, which may name no label or several (such a judgement is invalid), the list shown once.
+        method: "logprob" compares the log-probabilities of the answers; "channel" those of the reply itself after
+            each label's description (Min et al. 2022), without list, context or answers; "generation" reads the
+            answer in a few greedy tokens, the list shown once: if it names no label or several, it is invalid.
         answers: "letters" (A, B, ...), or the "labels" themselves, by the sum over their tokens.
         context: whether the conversation before the reply is shown, where an item has it.
         calibrate: subtract the log-probabilities that the answers have after a reply without content
-            (contextual calibration, Zhao et al. 2021). No effect on "generation".
+            (contextual calibration, Zhao et al. 2021). For "logprob" alone.
     """
     for value, known in ((method, METHODS), (answers, ANSWERS)):
         if value not in known:
@@ -76,6 +77,8 @@ def model_judge(
         if method == "generation":
             written = model.generate(_prompt(rubric, labels, before, reply, answers), 12, temperature=0.0)
             return parse_answer(written, labels, answers)
+        if method == "channel":
+            return labels[int(reply_logprobs(model, rubric, reply).argmax())]
         found = label_logprobs(model, rubric, before, reply, answers)
         if calibrate:
             if before not in baseline:
@@ -84,7 +87,7 @@ def model_judge(
             found = found - baseline[before]
         return labels[int(found.argmax())]
 
-    how = method if method == "generation" else answers if calibrate else f"{answers}, uncalibrated"
+    how = method if method != "logprob" else answers if calibrate else f"{answers}, uncalibrated"
     judge.__name__ = f"{model.name} ({how})"
     return judge
 
@@ -109,9 +112,16 @@ def _prompt(rubric: Rubric, order: Sequence[str], before: str, reply: str, answe
     return [{"role": "user", "content": "\n\n".join([*shown, f'Reply:\n"{reply}"', asked])}]
 
 
+def reply_logprobs(model: HookedModel, rubric: Rubric, reply: str) -> Float[np.ndarray, " label"]:
+    """Log-probability of the reply, summed over its tokens, after a request to write what each label describes."""
+    asked = [f"{rubric.question}\nIt {description}.\nWrite it." for description in rubric.labels.values()]
+    prompts = [[{"role": "user", "content": text}] for text in asked]
+    return answer_logprobs(model, prompts, [[reply]] * len(prompts))[:, 0].numpy()
+
+
 def label_logprobs(
     model: HookedModel, rubric: Rubric, before: str, reply: str, answers: str = "letters"
-) -> Float[np.ndarray, "label"]:
+) -> Float[np.ndarray, " label"]:
     """Log-probability of each label of the rubric, averaged over lists in which each stands in each place once."""
     labels = list(rubric.labels)
     orders = [labels[turn:] + labels[:turn] for turn in range(len(labels))]

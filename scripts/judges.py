@@ -48,6 +48,7 @@ def main() -> None:
                 "keywords": judge.keyword_judge(rubric),
                 "letters": judge.model_judge(model, rubric, context=False),
                 "letters, uncalibrated": judge.model_judge(model, rubric, context=False, calibrate=False),
+                "channel": judge.model_judge(model, rubric, method="channel"),
                 "generation": judge.model_judge(model, rubric, context=False, method="generation"),
                 "labels": judge.model_judge(model, rubric, context=False, answers="labels"),
                 "letters, with the conversation": judge.model_judge(model, rubric),

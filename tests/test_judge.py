@@ -115,6 +115,17 @@ def test_written_answers(written, answers, label):
     assert parse_answer(written, list(RUBRIC.labels), answers) == label
 
 
+def test_the_channel_asks_how_likely_the_reply_is(tiny):
+    descriptions = {"calm": "walked", "afraid": "ran", "angry": "was cold"}
+    found = []
+    for description in descriptions.values():
+        prompt = [{"role": "user", "content": f"How ?\nIt {description}.\nWrite it."}]
+        found.append(float(answer_logprobs(tiny, [prompt], [["he ran"]])))
+    judge = model_judge(tiny, Rubric("How ?", descriptions), method="channel")
+    assert len(set(found)) == 3 and judge("he ran") == list(descriptions)[int(np.argmax(found))]
+    assert judge.__name__ == "tiny-llama (channel)"
+
+
 def test_generation_reads_what_the_model_wrote(tiny, monkeypatch):
     monkeypatch.setattr(type(tiny), "generate", lambda self, prompt, tokens, temperature: "I say: B")
     assert model_judge(tiny, RUBRIC, method="generation")("he ran") == "afraid"
