@@ -56,7 +56,8 @@ gallery: $(BIN)/installed ## write figures/README.md from the figures that the n
 bench: $(BIN)/installed ## measure speed and memory against other ways to do it
 	@for m in smollm2-135m-instruct gemma-3-270m; do \
 	    $(BIN)/python benchmarks/extraction.py --model $$m --out benchmarks/results/extraction-$$m.json || exit 1; \
-	    $(BIN)/python benchmarks/scan.py --model $$m --out benchmarks/results/scan-$$m.json || exit 1; done
+	    $(BIN)/python benchmarks/scan.py --model $$m --out benchmarks/results/scan-$$m.json || exit 1; \
+	    $(BIN)/python benchmarks/steering.py --model $$m --out benchmarks/results/steering-$$m.json || exit 1; done
 	@$(BIN)/python benchmarks/derive.py --out benchmarks/results/derive-smollm2-135m-instruct.json
 
 clean: ## remove the environments and what the tools left

@@ -1,7 +1,7 @@
 """Run the studies in full on both embedded models: `make results`.
 
-Writes `figures/data/PART-MODEL.json` for the parts derivation, reading and geometry (tables with nulls and
-intervals, verdicts, the stamp) and, with the instruct model, `figures/data/written-stories.jsonl`, stories
+Writes `figures/data/PART-MODEL.json` for each part (tables with nulls and intervals, verdicts, the stamp, how many
+minutes it took with how many threads) and, with the instruct model, `figures/data/written-stories.jsonl`, stories
 that the model wrote itself. The notebooks show these numbers and check that what they measure live agrees.
 """
 

@@ -221,3 +221,23 @@ def test_mention_leaves_other_words_alone(emotion, text):
 
 def test_every_emotion_finds_itself():
     assert all(mention(emotion, f"so {emotion}!") == emotion for emotion in corpus.EMOTIONS)
+
+
+# --- drawing tokens --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("first", [3, 50])
+def test_tokens_are_drawn_from_the_nucleus_as_often_as_they_are_likely(first):
+    """Also where the first few tokens looked at don't hold the nucleus."""
+    import torch
+
+    from emolens.writing import Nucleus
+
+    p = torch.tensor([0.4, 0.05, 0.3, 0.1, 0.15])
+    scores = (p.log() * 2).expand(4000, -1)  # temperature 2 undoes the factor
+    torch.manual_seed(0)
+    drawn = Nucleus(2.0, 0.8, first)(torch.empty(4000, 0), scores)
+    assert (drawn.isfinite().sum(dim=1) == 1).all()
+    share = drawn.isfinite().float().mean(dim=0)
+    wanted = torch.tensor([0.4, 0, 0.3, 0, 0.15]) / 0.85  # the fewest that hold 0.8
+    torch.testing.assert_close(share, wanted, atol=0.03, rtol=0)

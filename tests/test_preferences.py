@@ -110,6 +110,10 @@ def test_the_study_runs_from_end_to_end(few_dialogues, monkeypatch):
     found = preferences.strengths(model, "quick")
     assert len(found.table()) == 16 and found.table()["elo"].mean() == pytest.approx(1500)
     assert "ordered pairs" in found.verdict()
+    plain = preferences.strengths(model, "quick", method="elo").table()
+    assert plain["elo"].mean() == pytest.approx(1500) and not np.allclose(plain["elo"], found.table()["elo"], atol=1e-9)
+    with pytest.raises(ValueError, match="method='glicko' is neither"):
+        preferences.strengths(model, "quick", method="glicko")
     observed = preferences.run(model, vectors, elo=found.table())
     assert observed.table()["q"].ge(observed.table()["p"] - 1e-9).all() and "human valence" in observed.verdict()
     monkeypatch.setattr(preferences, "null_directions", lambda model, vectors, named, draws, layer, seed: {

@@ -264,6 +264,8 @@ def test_texts_that_do_not_fit_are_named(model):
     with el.steer(model, rows[0], 0.1):
         with pytest.raises(ValueError, match=r"leaves room for 0 new ones"):
             model.generate([3] * model.n_ctx, 4)
+        with pytest.raises(ValueError, match="more than the context"):
+            el.log_probs(model, [3] * model.n_ctx, [" calm"])
         with pytest.raises(ValueError, match="is empty: it has no log-probability"):
             el.log_probs(model, TEXT, [" calm", ""])
         with pytest.raises(ValueError, match="give a list of continuations"):

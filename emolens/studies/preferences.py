@@ -19,7 +19,17 @@ from emolens.read import activations, score
 from emolens.stats import StudyResult, bootstrap_mean, correlation, p_text, p_value
 from emolens.steer import steer
 from emolens.studies.circumplex import ratings
-from emolens.studies.pairs import ELO, Choice, all_pairs, bradley_terry, choice, log_odds, order_consistency
+from emolens.studies.pairs import (
+    ELO,
+    Choice,
+    Fit,
+    all_pairs,
+    bradley_terry,
+    choice,
+    log_odds,
+    order_consistency,
+    plain_elo,
+)
 from emolens.vectors import EmotionVectors
 from emolens.writing import SharedPrompt
 
@@ -37,16 +47,24 @@ def activities(size: str = "full") -> pd.DataFrame:
     return frame if size == "full" else frame.groupby("category").head(2).sort_index().reset_index(drop=True)
 
 
-def strengths(model: HookedModel, size: str = "full", soft: bool = True, seed: int = 0) -> StudyResult:
-    """How strongly each activity is preferred: Bradley-Terry on the Elo scale, from all ordered pairs.
+def strengths(
+    model: HookedModel, size: str = "full", soft: bool = True, method: str = "bradley-terry", seed: int = 0
+) -> StudyResult:
+    """How strongly each activity is preferred, on the Elo scale, from all ordered pairs.
 
     Args:
+        method: "bradley-terry", with the advantage of the place shown first beside it; or "elo", the paper's updates
+            over the pairs in random order, which know of no such advantage.
         soft: fit to probabilities; else to wins and losses, as the paper does for its base model. A model that always
             answers by the place has no wins that tell activities apart.
     """
+    if method not in ("bradley-terry", "elo"):
+        raise ValueError(f"method={method!r} is neither 'bradley-terry' nor 'elo'")
     frame = activities(size)
     odds = all_pairs(model, frame["text"].tolist())
     fit, consistent = bradley_terry(odds, soft), order_consistency(odds)
+    if method == "elo":
+        fit = Fit(plain_elo(odds, soft, seed=seed), fit.bias)
     unbiased = order_consistency(odds - np.nanmean(odds))
     low, high = bootstrap_mean(consistent, seed=seed)
     fair_low, fair_high = bootstrap_mean(unbiased, seed=seed)
