@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from emolens.batching import Batch, Pass, pad, plan
@@ -190,21 +190,27 @@ class Nucleus:
     """Draws the next token of each row from the fewest most likely ones that hold `top_p` of the probability.
 
     transformers sorts the whole vocabulary for that, at each step, which for a batch of a hundred rows takes longer
-    than a small model; here the most likely tokens are enough, unless they don't hold `top_p`.
+    than a small model; here the most likely ones are enough, and rows in which they don't hold `top_p` are sorted.
     """
 
-    def __init__(self, temperature: float, top_p: float, first: int = 512) -> None:
+    def __init__(self, temperature: float, top_p: float, first: int = 1024) -> None:
         self.temperature, self.top_p, self.first = temperature, top_p, first
 
     def __call__(self, ids: Tensor, scores: Float[Tensor, "row vocab"]) -> Float[Tensor, "row vocab"]:
-        log_p = (scores.float() / self.temperature).log_softmax(dim=-1)
-        best, token = log_p.topk(min(self.first, scores.shape[1]), dim=-1)
-        if (best.exp().sum(dim=-1) < self.top_p).any():
-            best, token = log_p.sort(dim=-1, descending=True)
-        p = best.exp()
-        p[(p.cumsum(dim=-1) - p) >= self.top_p] = 0
-        drawn = token.gather(1, torch.multinomial(p, 1))
+        logits = scores.float() / self.temperature
+        total = logits.logsumexp(dim=-1, keepdim=True)
+        best, token = logits.topk(min(self.first, scores.shape[1]), dim=-1)
+        p = (best - total).exp()
+        drawn = self._draw(p, token)
+        flat = p.sum(dim=-1) < min(self.top_p, 1 - 1e-6)
+        if flat.any():
+            best, token = logits[flat].sort(dim=-1, descending=True)
+            drawn[flat] = self._draw((best - total[flat]).exp(), token)
         return torch.full_like(scores, -torch.inf).scatter(1, drawn, 0.0)
+
+    def _draw(self, p: Float[Tensor, "row likely"], token: Int[Tensor, "row likely"]) -> Int[Tensor, "row 1"]:
+        inside = p.masked_fill((p.cumsum(dim=-1) - p) >= self.top_p, 0)
+        return token.gather(1, torch.multinomial(inside, 1))
 
 
 def _generate(
