@@ -144,12 +144,16 @@ def patching(model: el.HookedModel, vectors: el.EmotionVectors) -> dict[str, Stu
 
 
 def steering(model: el.HookedModel, vectors: el.EmotionVectors) -> dict[str, StudyResult]:
+    """Notebook 05, what needs no writing."""
+    return {"word_probability": studies.word_probability.run(model, vectors)}
+
+
+def writing(model: el.HookedModel, vectors: el.EmotionVectors) -> dict[str, StudyResult]:
     """Notebook 05. What is written is read by VADER and by the other embedded model."""
     other = el.load(next(name for name in el.embedded.known_models() if name != model.name))
     found = studies.expression.run(model, vectors, other=(other, el.derive(other)))
     conditions = studies.expression.conditions(model, vectors)
     return {
-        "word_probability": studies.word_probability.run(model, vectors),
         "tone": found["tone"],
         "emotion": found["emotion"],
         "window": studies.expression.window(found["tone"].table()),
@@ -171,7 +175,7 @@ def preferences(model: el.HookedModel, vectors: el.EmotionVectors) -> dict[str, 
 
 
 PARTS = {"derivation": derivation, "reading": reading, "geometry": geometry}
-PARTS |= {"patching": patching, "steering": steering, "preferences": preferences}
+PARTS |= {"patching": patching, "steering": steering, "writing": writing, "preferences": preferences}
 
 
 def main() -> None:
