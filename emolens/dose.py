@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import t as student_t
 from tqdm.auto import tqdm
 
 from emolens.direction import Direction, random_directions
@@ -15,7 +14,7 @@ from emolens.encoding import Text
 from emolens.measures import Measure, coherence
 from emolens.model import HookedModel
 from emolens.refit import shuffled
-from emolens.stats import StudyResult, bootstrap_mean, p_value
+from emolens.stats import StudyResult, bootstrap_mean, p_value, prediction_p
 from emolens.steer import Where, default_layer, steer
 from emolens.vectors import EmotionVectors
 
@@ -103,7 +102,7 @@ def dose_response(
             raise ValueError(f"the null {kind!r} needs at least 10 draws of {len(directions)} directions each")
     total = len(strengths) * len(directions) * (1 + sum(map(len, families.values())))
     with tqdm(total=total, unit="cell", disable=not progress) as bar:
-        cost = coherence(model, cost_prompts) if cost_prompts else None
+        cost = coherence(model, cost_prompts, seed=seed) if cost_prompts else None
         baseline = run.grid([list(directions)], [0.0])[0][0]  # its own for each: a measure may depend on the name
         values, costs = run.grid([list(directions)], strengths, bar, cost)
         null_effects = {kind: run.grid(draws, strengths, bar)[0] - baseline for kind, draws in families.items()}
@@ -170,8 +169,7 @@ def family_p(observed: float, largest: np.ndarray) -> float:
     """
     if len(largest) >= BY_RANK:
         return p_value(observed, largest)
-    spread = largest.std(ddof=1) * np.sqrt(1 + 1 / len(largest))
-    return float(student_t.sf((observed - largest.mean()) / max(spread, 1e-12), len(largest) - 1))
+    return prediction_p(observed, largest, sides=1)
 
 
 def _table(

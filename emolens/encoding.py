@@ -84,15 +84,17 @@ def _places(tokenizer: Any, messages: Sequence[Message], rendered: str) -> list[
     """
     marks = [f"\ue000{number}\ue001" for number in range(len(messages))]
     marked = [{**message, "content": mark} for message, mark in zip(messages, marks, strict=True)]
-    around, places, end = format_chat(tokenizer, marked), [], 0
-    for message, mark in zip(messages, marks, strict=True):
-        before, found, around = around.partition(mark)
-        start = end + len(before) if found else end
-        content = message["content"]
-        body = content if rendered.startswith(content, start) else content.strip()  # some templates strip
-        end = start + len(body)
-        inside = start + len(body) - len(body.lstrip())
-        places.append((inside, inside + len(body.strip())))
+    between, around = [], format_chat(tokenizer, marked)
+    for mark in marks:
+        before, _, around = around.partition(mark)
+        between.append(before)
+    places, end = [], len(between[0])
+    for message, after in zip(messages, [*between[1:], around], strict=True):
+        start, content = end, message["content"]
+        whole = content if rendered.startswith(content + after, start) else content.strip()  # some templates strip
+        inside = start + len(whole) - len(whole.lstrip())
+        places.append((inside, inside + len(whole.strip())))
+        end = start + len(whole) + len(after)
     return places
 
 

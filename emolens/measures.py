@@ -11,7 +11,7 @@ from torch import Tensor
 import emolens.corpus as texts
 from emolens.encoding import Text, is_chat
 from emolens.model import HookedModel
-from emolens.read import READ_FROM_RANK, score
+from emolens.read import document_start, score
 from emolens.vectors import EmotionVectors
 from emolens.writing import log_probs
 
@@ -28,7 +28,7 @@ def emotion_score(
 
     def measure(model: HookedModel, text: Text) -> Float[Tensor, "row"]:
         resid = model.forward([text], stop_after=layer)
-        start = min(READ_FROM_RANK, resid.shape[1] - 1) if at == "document" else -1
+        start = document_start(resid.shape[1]) if at == "document" else -1
         return score(resid[:, start:].float().mean(dim=1), chosen, layer, method)[:, 0]
 
     return measure

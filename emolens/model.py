@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import ActivationCache
 
@@ -244,10 +244,29 @@ class HookedModel:
         return out.expand(self.rows, -1, -1) if len(out) == 1 else out
 
     def unembed(self, resid: Float[Tensor, "*axes d_model"]) -> Float[Tensor, "*axes vocab"]:
-        """Logits of a residual at the end of the last block: final norm, unembedding, soft cap where there is one."""
+        """Logits of a residual at the end of the last block: final norm, unembedding, soft cap where there is one.
+
+        In the model's dtype: in bfloat16 a logit of 20 is rounded to an eighth. See `token_logits`.
+        """
         flat = resid.reshape(-1, 1, self.d_model).to(self.dtype)
         with torch.no_grad():
             logits = self.bridge.unembed(self.bridge.ln_final(flat)).reshape(*resid.shape[:-1], -1)
+        return self._capped(logits)
+
+    def token_logits(
+        self, resid: Float[Tensor, "*axes d_model"], tokens: Int[Tensor, "token"]
+    ) -> Float[Tensor, "*axes token"]:
+        """The logits of a few tokens, in float32 whatever the model's dtype."""
+        with torch.no_grad():
+            x = self.bridge.ln_final(resid.reshape(-1, 1, self.d_model).float()).float()
+            if self.hf_model is not None:
+                weight = self.hf_model.get_output_embeddings().weight[tokens].float()
+                logits = x @ weight.T
+            else:
+                logits = x @ self.bridge.W_U[:, tokens].float() + self.bridge.b_U[tokens]
+        return self._capped(logits.reshape(*resid.shape[:-1], -1))
+
+    def _capped(self, logits: Tensor) -> Tensor:
         config = getattr(getattr(self.bridge, "original_model", None), "config", None)
         cap = getattr(config, "final_logit_softcapping", None) or getattr(self.bridge.cfg, "output_logits_soft_cap", 0)
         return cap * torch.tanh(logits / cap) if cap and cap > 0 else logits

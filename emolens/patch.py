@@ -22,7 +22,7 @@ SITES = {"resid_post": "resid_post", "attn_out": "attn_out", "mlp_out": "mlp_out
 PARTS = ("whole", "direction", "rest")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # each context is itself
 class Patching:
     """Source activations that replace those of one site, in each row of the batch at a place of its own."""
 
@@ -31,6 +31,7 @@ class Patching:
     places: tuple[tuple[int | None, int | None], ...]  # (position, head) of each row; None: all of them
     along: Float[Tensor, "row d_model"] | None = None  # replace the component along these only ...
     rest: bool = False  # ... or all but it
+    where: str = "all"
 
     @property
     def rows(self) -> int:
@@ -54,8 +55,9 @@ class Patching:
             elif self.along is None:
                 x[row, at] = source[at]
             else:
-                u = self.along[number].to(x)
-                component = ((source[at] - x[row, at]) @ u)[..., None] * u
+                u = self.along[number].to(x.device)
+                along = (source[at].float() - x[row, at].float()) @ u
+                component = (along[..., None] * u).to(x.dtype)
                 x[row, at] = source[at] - component if self.rest else x[row, at] + component
         return x
 
@@ -207,11 +209,11 @@ def attribute(
     sites = ["attn_out", "mlp_out", SITES["head"]]
     embedded = model.run_with_cache([model.encode(text).ids], [0], ["resid_pre"])["resid_pre", 0]
     cache = model.run_with_cache([model.encode(text).ids], range(layer + 1), sites)
-    rows: list[list[Any]] = [["embedding", None, None, float(embedded[0, -1].float() @ u)]]
+    rows: list[list[Any]] = [["embedding", None, None, float(embedded[0, -1].float().cpu() @ u)]]
     for block in range(layer + 1):
-        written = cache["attn_out", block][0, -1].float()
+        written = cache["attn_out", block][0, -1].float().cpu()
         rows.append(["attention", block, None, float(written @ u)])
-        rows.append(["mlp", block, None, float(cache["mlp_out", block][0, -1].float() @ u)])
+        rows.append(["mlp", block, None, float(cache["mlp_out", block][0, -1].float().cpu() @ u)])
         heads = _head_outputs(model, cache[model.hook_name(block, SITES["head"])][0, -1].float(), block)
         whole = heads.sum(dim=0)
         # A norm after the attention (Gemma) scales each dimension of all heads alike.

@@ -192,6 +192,7 @@ def pool(
         OSError: the disk is full; the shards written so far stay and are used next time.
     """
     layers = tuple(range(model.n_layers)) if layers is None else tuple(model.check_layer(layer) for layer in layers)
+    cache = cache and not model.steering  # what is steered is not what the model's fingerprint stands for
     encoded = [encoding.ids for encoding in model.encode_all(texts)]
     lengths = [len(ids) for ids in encoded]
     batches = plan(lengths, token_budget)

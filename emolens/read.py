@@ -112,7 +112,12 @@ def _items(encoding: Encoding, at: str, number: int) -> list[tuple[int, int, str
         return [(turn.start, turn.end, turn.role) for turn in turns]
     if turns:
         return [(turns[0].start, turns[-1].end, "")]
-    return [(READ_FROM_RANK if n >= SHORT else min(1, n - 1), n, "")]
+    return [(document_start(n), n, "")]
+
+
+def document_start(tokens: int) -> int:
+    """The rank from which a text of so many tokens is averaged as a document."""
+    return READ_FROM_RANK if tokens >= SHORT else min(1, tokens - 1)
 
 
 def read(

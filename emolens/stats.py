@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy.stats import norm, rankdata
+from scipy.stats import t as student_t
 
 from emolens.files import write_atomic
 
@@ -117,6 +118,20 @@ def sign_flip_p(values: np.ndarray, draws: int = 9999, seed: int = 0) -> float:
     values = np.asarray(values, dtype=float)
     signs = np.random.default_rng(seed).choice([-1.0, 1.0], (draws, len(values)))
     return p_value(abs(values.mean()), np.abs((signs * values).mean(axis=1)))
+
+
+def prediction_interval(null: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """Where one more draw of a normal null lies: Student's t, for nulls of few draws."""
+    null = np.asarray(null, dtype=float)
+    half = student_t.ppf((1 + level) / 2, len(null) - 1) * null.std(ddof=1) * np.sqrt(1 + 1 / len(null))
+    return float(null.mean() - half), float(null.mean() + half)
+
+
+def prediction_p(observed: float, null: np.ndarray, sides: int = 2) -> float:
+    """p of an observed value as one more draw of a normal null, by Student's t."""
+    null = np.asarray(null, dtype=float)
+    t = (observed - null.mean()) / max(null.std(ddof=1) * np.sqrt(1 + 1 / len(null)), 1e-12)
+    return float(2 * student_t.sf(abs(t), len(null) - 1) if sides == 2 else student_t.sf(t, len(null) - 1))
 
 
 def p_value(observed: float, null: np.ndarray) -> float:

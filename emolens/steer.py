@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ Span = tuple[int, int]
 Where = str | Sequence[Span] | Sequence[Sequence[Span]] | Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # each context is itself
 class Steering:
     """What is done to the outputs of some blocks, row by row.
 
@@ -100,8 +100,7 @@ def _plan(model: HookedModel, direction: Any, strength: Any, layers: Any, where:
     """The checked arguments of `steer`, as what is added to each row and layer."""
     if mode not in MODES:
         raise ValueError(f"mode={mode!r} is none of {', '.join(MODES)}{did_you_mean(mode, MODES)}")
-    if isinstance(where, str) and where not in PLACES:
-        raise ValueError(f"where={where!r} is none of {', '.join(PLACES)}{did_you_mean(where, PLACES)}, nor spans")
+    _check_where(where)
     rows = [direction] if isinstance(direction, Direction) else list(direction)
     given = [one for one in rows if one is not None]
     for one in given:
@@ -114,7 +113,8 @@ def _plan(model: HookedModel, direction: Any, strength: Any, layers: Any, where:
     if len(strengths) != len(rows):
         raise ValueError(f"{len(strengths)} strengths for {len(rows)} rows: give one for each, or one for all")
     layers = default_layer(given[0]) if layers is None else layers
-    chosen = tuple(model.check_layer(layer) for layer in ([layers] if isinstance(layers, int) else layers))
+    named = [layers] if isinstance(layers, Integral) else layers
+    chosen = tuple(model.check_layer(int(layer)) for layer in named)
     if not chosen or len(set(chosen)) < len(chosen):
         raise ValueError(f"layers={layers!r}: name each block once, and at least one")
     values = torch.zeros(len(rows), len(chosen), model.d_model)
@@ -124,6 +124,30 @@ def _plan(model: HookedModel, direction: Any, strength: Any, layers: Any, where:
             values[row], target[row] = _row(one, _coefficient(one, much, mode), chosen, mode)
     names = tuple("unsteered" if one is None else one.name for one in rows)
     return Steering(names, chosen, values, target, where, mode)
+
+
+def _check_where(where: Any) -> None:
+    """Raise ValueError for what is neither a place, nor spans, nor a mask."""
+    if isinstance(where, str):
+        if where not in PLACES:
+            raise ValueError(f"where={where!r} is none of {', '.join(PLACES)}{did_you_mean(where, PLACES)}, nor spans")
+    elif isinstance(where, Tensor):
+        if where.dtype != torch.bool or where.ndim not in (1, 2):
+            raise ValueError(f"a mask is boolean, `pos` or `text pos`; this is {where.dtype} {tuple(where.shape)}")
+    else:
+        spans = [span for part in where for span in (part if per_text(where) else [part])] if where else []
+        good = [isinstance(span, (tuple, list)) and len(span) == 2 for span in spans]
+        if not spans or not all(good) or not all(isinstance(end, Integral) for span in spans for end in span):
+            raise ValueError(f"where={where!r}: give spans [start, end) of token ranks, such as [(3, 5)]")
+
+
+def per_text(where: Any) -> bool:
+    """Whether spans or a mask are given for each text."""
+    if isinstance(where, Tensor):
+        return where.ndim == 2
+    if isinstance(where, str) or not isinstance(where, (list, tuple)):
+        return False
+    return any(isinstance(part, (list, tuple)) and all(isinstance(s, (list, tuple)) for s in part) for part in where)
 
 
 def default_layer(direction: Direction) -> int:
@@ -209,6 +233,9 @@ def _chosen(where: Where, now: Pass | None, column: int, width: int) -> Bool[Ten
     if now is None:
         raise ValueError(f"where={where!r} is known in passes that a HookedModel runs, not in the bridge's own")
     rank = torch.arange(column, column + width) - torch.tensor(now.first)[:, None]
+    texts = len(rank) if now.only is None else None
+    if per_text(where) and texts not in (None, len(where)):
+        raise ValueError(f"where has spans or masks of {len(where)} texts, but {texts} are run: give one for each")
     if isinstance(where, str) and not where.startswith("turn:"):
         written = rank >= torch.tensor(now.prompt)[:, None]
         return written if where == "generation" else ~written & (rank >= 0)
@@ -216,8 +243,9 @@ def _chosen(where: Where, now: Pass | None, column: int, width: int) -> Bool[Ten
 
 
 def _of_text(where: Any, now: Pass, text: int, rank: Tensor) -> Bool[Tensor, "pos"]:
+    own = text if now.only is None else now.only
     if isinstance(where, Tensor):
-        mask = where.bool() if where.ndim == 1 else where[text].bool()
+        mask = where if where.ndim == 1 else where[own]
         _check_end(len(mask), now, text)
         return (rank >= 0) & (rank < len(mask)) & mask[rank.clamp(0, len(mask) - 1)]
     if isinstance(where, str):
@@ -228,9 +256,7 @@ def _of_text(where: Any, now: Pass, text: int, rank: Tensor) -> Bool[Tensor, "po
         if role == "assistant":  # what is written is the assistant's, too
             spans.append((now.prompt[text], 2**62))
     else:
-        spans = list(where)
-        if spans and not isinstance(spans[0][0], int):  # a list for each text
-            spans = list(where[text])
+        spans = list(where[own] if per_text(where) else where)
         for start, end in spans:
             if not 0 <= start < end:
                 raise ValueError(f"the span {start}:{end} of text {text} is empty or begins before the text")

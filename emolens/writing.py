@@ -13,6 +13,7 @@ from torch import Tensor
 from emolens.batching import Batch, Pass, pad, plan
 from emolens.encoding import PLAIN_ROLES, Encoding, Text, as_list, is_chat, is_one
 from emolens.model import HookedModel
+from emolens.steer import per_text
 
 LOGITS_AT_ONCE = 2**26  # entries of the largest matrix of logits that is held
 
@@ -22,10 +23,17 @@ class SharedPrompt:
 
     `run` gives the outputs of the last block at the prompt's last token and at the continuation's. Under a
     steering of several rows the blocks below the lowest steered one run once, those above once for each row.
+
+    Args:
+        prompt: how many tokens count as the prompt, where what follows is in part prompt as well; default all.
+        anywhere: use it under another steering than it was made in, which then acts on what follows alone.
     """
 
-    def __init__(self, model: HookedModel, encoding: Encoding) -> None:
-        self.model, self.encoding = model, encoding
+    def __init__(
+        self, model: HookedModel, encoding: Encoding, prompt: int | None = None, anywhere: bool = False
+    ) -> None:
+        self.model, self.encoding, self.anywhere = model, encoding, anywhere
+        self.prompt, self.made_under = prompt or len(encoding.ids), list(model.steering)
         self.cache: Any = None
         if model.hf_model is not None and len(encoding.ids) > 1:
             *ids, _ = encoding.ids
@@ -35,7 +43,7 @@ class SharedPrompt:
                 self.cache = model.hf_model(ids_, use_cache=True, logits_to_keep=1).past_key_values
 
     def _pass(self, rows: int, start: int, **options: Any) -> Pass:
-        return Pass((0,) * rows, (len(self.encoding.ids),) * rows, (self.encoding.turns,) * rows, (), start, **options)
+        return Pass((0,) * rows, (self.prompt,) * rows, (self.encoding.turns,) * rows, start=start, **options)
 
     def cache_for(self, rows: int, rows_above: int | None = None) -> Any:
         """The cache for a batch of `rows`, and of `rows_above` where a steering of several rows has fanned them out."""
@@ -54,6 +62,8 @@ class SharedPrompt:
         Continuations that differ in their last token alone are run once.
         """
         model, (*before, last) = self.model, self.encoding.ids
+        if not self.anywhere and self.made_under != model.steering:
+            raise ValueError("this prompt was run under another steering: share it in the context that it is used in")
         inputs = [(last, *tokens[:-1]) for tokens in continuations]
         distinct = list(dict.fromkeys(inputs))
         at_once = [[number] for number in range(len(distinct))]
@@ -63,15 +73,15 @@ class SharedPrompt:
         with model.stopping(model.n_layers - 1) as run:
             for numbers in at_once:
                 rows = [distinct[number] for number in numbers]
+                length = tuple(len(before) + len(row) + 1 for row in rows)
                 if self.cache is None:
                     whole = pad([[*before, *row] for row in rows], "right", model.pad_token_id).to(model.device)
-                    now = replace(self._pass(len(rows), 0), length=tuple(whole.mask.sum(dim=1).tolist()))
-                    resid = run(whole, now)[:, len(before) :]
+                    resid = run(whole, self._pass(len(rows), 0, length=length))[:, len(before) :]
                 else:
                     # No mask is needed: the padding is on the right, where no token looks.
                     batch = pad(rows, "right", model.pad_token_id).to(model.device)
                     cache = self.cache_for(len(rows), max(len(rows), model.rows))
-                    resid = run(batch, self._pass(len(rows), len(before)), cache)
+                    resid = run(batch, self._pass(len(rows), len(before), length=length), cache)
                 resid = resid.expand(max(len(resid), model.rows), -1, -1)
                 for row, tokens in enumerate(rows):
                     kept = resid if model.rows > 1 else resid[row : row + 1]
@@ -127,6 +137,8 @@ def log_probs(
         continuation_ids(model, prompt, one) if isinstance(one, str) else list(one)  # type: ignore[arg-type]
         for one in continuations
     ]
+    if not all(tokens):
+        raise ValueError(f"continuation {tokens.index([])} is empty: it has no log-probability")
     longest = len(shared.encoding.ids) + max(map(len, tokens))
     if longest > model.n_ctx:
         raise ValueError(
@@ -134,14 +146,12 @@ def log_probs(
         )
     out = []
     for ids, resid in zip(tokens, shared.run(tokens), strict=True):
-        wanted = torch.tensor(ids, device=resid.device).expand(len(resid), -1).reshape(-1)
-        flat = resid.reshape(-1, model.d_model)
         size = max(1, LOGITS_AT_ONCE // model.bridge.cfg.d_vocab)
-        parts = []
-        for x, token in zip(flat.split(size), wanted.split(size), strict=True):
-            logits = model.unembed(x).float()
-            parts.append(logits.gather(1, token[:, None])[:, 0] - logits.logsumexp(dim=1))
-        each = torch.cat(parts).view(len(resid), len(ids)).cpu()
+        total = [model.unembed(x).float().logsumexp(dim=1) for x in resid.reshape(-1, model.d_model).split(size)]
+        # The token's own logit is not rounded to the model's dtype, in which a quarter of a nat may be the next number.
+        places = torch.arange(len(ids), device=resid.device)
+        own = model.token_logits(resid, torch.tensor(ids, device=resid.device))[:, places, places]
+        each = (own - torch.cat(total).view(len(resid), len(ids))).cpu()
         out.append(each.mean(dim=1) if per_token else each.sum(dim=1))
     return torch.stack(out, dim=1)
 
@@ -157,6 +167,8 @@ def write(
 ) -> Any:
     """`HookedModel.generate`."""
     encoded, stop = model.encode_all(texts), list(stop)
+    if temperature < 0 or not 0 < top_p <= 1:
+        raise ValueError(f"temperature={temperature}, top_p={top_p}: give 0 or more, and above 0 to 1")
     if not model.tokenizer.chat_template and any(is_chat(text) for text in as_list(texts)):
         stop.append(f"\n{PLAIN_ROLES['user']}:")
     longest = max(len(encoding.ids) for encoding in encoded)
@@ -167,6 +179,8 @@ def write(
         )
     if len(encoded) == 1:
         encoded = encoded * model.rows
+    if model.rows > 1 and len(encoded) != model.rows:
+        raise ValueError(f"{len(encoded)} texts can't be steered in {model.rows} rows: give one, or as many")
     batch = model.batch(encoded, "left")
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
@@ -178,7 +192,8 @@ def write(
             sampling |= {"temperature": temperature, "top_p": top_p} if temperature else {}
             written = []
             for row, (ids, mask) in enumerate(zip(batch.ids, batch.mask, strict=True)):
-                now = Pass((0,), (int(mask.sum()),), batch.turns[row : row + 1], only=row)
+                n = int(mask.sum())
+                now = Pass((0,), (n,), batch.turns[row : row + 1], (n + max_new_tokens,), only=row)
                 with model.passes(now):
                     written.append(_generate_row(model, ids[mask], max_new_tokens, sampling))
     for mark in stop:
@@ -217,8 +232,10 @@ def _generate(
     model: HookedModel, encoded: list[Encoding], batch: Batch, max_new_tokens: int, draw: Any, stop: list[str]
 ) -> list[str]:
     width, rows, options = batch.ids.shape[1], len(encoded), {}
-    now = replace(Pass.of(batch), length=())
-    if rows > 1 and width > 1 and all(a.ids == b.ids for a, b in pairwise(encoded)):
+    now = Pass.of(batch)
+    now = replace(now, length=tuple(n + max_new_tokens for n in now.length))
+    alike = all(a.ids == b.ids for a, b in pairwise(encoded))
+    if rows > 1 and width > 1 and alike and not any(per_text(one.where) for one in model.steering):
         options["past_key_values"] = SharedPrompt(model, encoded[0]).cache_for(rows)
         now = replace(now, start=width - 1)
 

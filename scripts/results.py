@@ -153,10 +153,12 @@ def writing(model: el.HookedModel, vectors: el.EmotionVectors) -> dict[str, Stud
     other = el.load(next(name for name in el.embedded.known_models() if name != model.name))
     found = studies.expression.run(model, vectors, other=(other, el.derive(other)))
     conditions = studies.expression.conditions(model, vectors)
+    unsteered = studies.expression.unsteered(model)
     return {
         "tone": found["tone"],
         "emotion": found["emotion"],
-        "window": studies.expression.window(found["tone"].table()),
+        "unsteered": unsteered,
+        "window": studies.expression.window(found["tone"].table(), unsteered.table()["perplexity_own"].iloc[0]),
         "conditions": conditions,
         "by_layer": studies.expression.by_layer(conditions.table()),
     }

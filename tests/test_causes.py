@@ -68,10 +68,10 @@ def test_patching_of_planted_pairs_moves_from_the_word_to_the_end(planted, monke
     assert patching.changed_position(model, pairs[0]) == 12
     assert (patching.changes(model, vectors)["change"] > 0).all()
     found = patching.run(model, vectors).table().query("measure == 'log-odds'").set_index(["place", "layer"])["effect"]
-    assert found["changed word", 1] > 0.9 and found["last token", 1] < 0.1 and found["last token", 2] > 0.9
+    assert found["changed word", 0] > 0.9 and found["last token", 0] < 0.1 and found["last token", 2] > 0.9
     through = patching.through_the_vector(model, vectors)
     table = through.table().set_index(["kind", "layer"])
-    assert table.loc[("vector", 2), "effect"] > 0.6 > table.loc[("vector", 2), "null_high"]
+    assert table.loc[("vector", 3), "effect"] > 0.6 > table.loc[("vector", 3), "null_high"]
     assert table.loc[("vector", 0), "effect"] < 0.4 and "p = 0.025" in through.verdict()
     heads = patching.heads(model, vectors)
     best = heads.table().sort_values("share").iloc[-1]
@@ -109,7 +109,7 @@ def test_expression_reads_what_was_written_once(tiny_pair, monkeypatch):
     assert set(found) == {"tone", "emotion"} and "perplexity_own" in found["tone"].table()
     expression.run(model, vectors, "full", None, ("calm", "angry"), progress=False)
     assert asked == len(calls) - asked  # the second reader cost no text
-    window = expression.window(found["tone"].table())
+    window = expression.window(found["tone"].table(), 10.0)
     assert len(window.table()) == 8 and "calm:" in window.verdict()
     found["emotion"].plot()
 
@@ -128,7 +128,7 @@ def test_a_window_needs_effect_and_coherence():
     frame = pd.DataFrame({"direction": "calm", "strength": [0.05, 0.1, 0.4], "effect": [0.1, 0.5, 0.9],
                           "perplexity_own": [10.0, 12.0, 80.0], "p_random": 0.02, "random_low": -0.3,
                           "random_high": 0.3})  # fmt: skip
-    assert "calm: +0.1." in expression.window(frame).verdict()
+    assert "calm: +0.1." in expression.window(frame, 10.0).verdict()
 
 
 def test_figures_of_interventions_refuse_what_they_cannot_draw():

@@ -20,11 +20,16 @@ SIZES = ("full", "quick")
 
 def layers_of(vectors: EmotionVectors, size: str, methods: Sequence[str] = READOUTS) -> list[int]:
     """All layers of the vectors, or for `quick` those chosen on the stories."""
-    if size not in SIZES:
-        raise ValueError(f"size={size!r} is none of {', '.join(SIZES)}")
+    check_size(size)
     if size == "full":
         return list(vectors.layers)
     return sorted({near(vectors, vectors.chosen_layer(method)) for method in methods})
+
+
+def check_size(size: str) -> None:
+    """Raise ValueError for a size that no study has."""
+    if size not in SIZES:
+        raise ValueError(f"size={size!r} is none of {', '.join(SIZES)}")
 
 
 def near(vectors: EmotionVectors, layer: int) -> int:

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from emolens.direction import Direction, random_directions
 from emolens.dose import dose_response, null_directions
-from emolens.measures import Measure, expressed
+from emolens.measures import Measure, coherence, expressed
 from emolens.model import HookedModel
 from emolens.read import read
-from emolens.stats import StudyResult, bootstrap_mean
+from emolens.stats import StudyResult, bootstrap_mean, prediction_interval
 from emolens.steer import Where, steer
+from emolens.studies.common import check_size
 from emolens.studies.documents import vader
 from emolens.vectors import EmotionVectors
 
@@ -41,7 +42,9 @@ class Written:
         self.kept: dict[Any, list[str]] = {}
 
     def __call__(self, model: HookedModel, prompt: str) -> list[str]:
-        key = (prompt, *(part for one in model.steering for part in (one.layers, one.values.numpy().tobytes())))
+        under = [(one.layers, one.mode, str(one.where), one.values.numpy().tobytes(), one.target.numpy().tobytes())
+                 for one in model.steering]  # fmt: skip
+        key = (model.fingerprint, prompt, *under)
         if key not in self.kept:
             self.kept[key] = model.generate([prompt] * model.rows, self.max_new_tokens, seed=self.seed)
         return self.kept[key]
@@ -78,6 +81,7 @@ def run(
     Args:
         size: "full" has ten families of each kind of null; "quick" two of the strengths, four openings, no null.
     """
+    check_size(size)
     directions = [vectors[name] for name in emotions]
     full, written = size == "full", Written(seed=seed)
     openings, strengths = (OPENINGS, STRENGTHS) if full else (OPENINGS[:4], (-0.15, 0.15))
@@ -93,27 +97,35 @@ def run(
     return found
 
 
-def window(frame: pd.DataFrame) -> StudyResult:
+def unsteered(model: HookedModel, seed: int = 0) -> StudyResult:
+    """What the costs are without any steering."""
+    found = {name: float(value) for name, value in coherence(model, OPENINGS, seed=seed)(model).items()}
+    said = ", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in found.items())
+    return StudyResult("unsteered", pd.DataFrame([found]), f"Unsteered: {said}.")
+
+
+def window(frame: pd.DataFrame, unsteered: float) -> StudyResult:
     """For each direction the strengths at which its effect lies outside both nulls while the text is still coherent.
 
     Args:
         frame: of `run`, with nulls and costs.
+        unsteered: the perplexity of the unsteered text without steering.
     """
-    base = frame.loc[frame["strength"].abs().idxmin(), "perplexity_own"]
     kinds = [column.removeprefix("p_") for column in frame if column.startswith("p_")]
     outside = np.logical_and.reduce([
         (frame["effect"] < frame[f"{kind}_low"]) | (frame["effect"] > frame[f"{kind}_high"]) for kind in kinds
     ])  # fmt: skip
     table = frame[["direction", "strength", "effect", "perplexity_own"]].assign(
-        outside=outside, coherent=frame["perplexity_own"] <= COHERENT * base
+        outside=outside, coherent=frame["perplexity_own"] <= COHERENT * unsteered
     )
     said = []
     for name, part in table.groupby("direction", sort=False):
         both = part.loc[part["outside"] & part["coherent"], "strength"]
         said.append(f"{name}: {', '.join(f'{s:+g}' for s in both) if len(both) else 'none'}")
     sentence = (
-        f"Strengths at which the effect lies outside 95% of single nulls of both kinds and the perplexity of the "
-        f"unsteered text has at most grown {COHERENT:g}-fold: {'; '.join(said)}."
+        f"Strengths at which the effect lies outside 95% of single nulls of both kinds (so by chance at one cell in "
+        f"twenty) and the perplexity of the unsteered text, {unsteered:.1f}, has at most grown {COHERENT:g}-fold: "
+        f"{'; '.join(said)}."
     )
     return StudyResult("window", table, sentence)
 
@@ -123,8 +135,8 @@ def conditions(
 ) -> StudyResult:
     """How far apart happy and desperate steering bring the tone, by block, with several blocks, reading or writing.
 
-    `effect` is the tone under happy less that under desperate, a mean over the openings; the null is the same
-    difference between two random directions, `null_low` to `null_high` its t prediction interval.
+    `effect` is the tone under happy less that under desperate, a mean over the openings; `null_low` to `null_high` is
+    the t prediction interval of that between two random directions, widened for the number of conditions.
     """
     layer, n = vectors.default_layer, model.n_layers
     five = [one for one in range(layer - 4, layer + 5, 2) if one in vectors.layers]
@@ -142,12 +154,17 @@ def conditions(
             found = torch.stack([expressed(vader, TOKENS, seed=seed)(model, one) for one in OPENINGS], dim=1).numpy()
         gaps = found[0::2] - found[1::2]
         low, high = bootstrap_mean(gaps[0], seed=seed)
-        null = gaps[1:].mean(axis=1)
-        half = 2.262 * null.std(ddof=1) * np.sqrt(1 + 1 / draws)  # t with nine degrees of freedom
+        # So wide that by chance any of the cells lies outside in one of twenty studies.
+        null = prediction_interval(gaps[1:].mean(axis=1), 1 - 0.05 / len(cells))
         row = {"condition": name, "layer": layers if isinstance(layers, int) else layer, "effect": gaps[0].mean()}
-        rows.append(row | {"low": low, "high": high, "null_low": null.mean() - half, "null_high": null.mean() + half})
-    table = pd.DataFrame(rows)
-    above = table.loc[(table["effect"] > table["null_high"]), "condition"].tolist()
+        rows.append(row | {"low": low, "high": high, "null_low": null[0], "null_high": null[1]})
+    return _outside(pd.DataFrame(rows), strength)
+
+
+def _outside(table: pd.DataFrame, strength: float) -> StudyResult:
+    """Says which of the conditions lie outside their null."""
+    outside = (table["effect"] > table["null_high"]) | (table["effect"] < table["null_low"])
+    above = table.loc[outside, "condition"].tolist()
     best = table.loc[table["effect"].idxmax()]
     sentence = (
         f"Tone under happy less tone under desperate, strength {strength:g}: largest for {best['condition']}, "

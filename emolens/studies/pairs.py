@@ -28,9 +28,14 @@ class Choice(NamedTuple):
     second: tuple[int, int]
 
 
-def answer_tokens(model: HookedModel) -> tuple[list[int], int, int]:
-    """The tokens that both answers begin with, and the two that tell them apart, as the tokenizer has them there."""
-    a, b = (model.tokenizer(answer, add_special_tokens=False).input_ids for answer in ANSWERS)
+def answer_tokens(model: HookedModel, text: str = "") -> tuple[list[int], int, int]:
+    """The ids of a question with what both answers begin with, and the two tokens that tell the answers apart.
+
+    The tokenizer sees the answers after the question, where their tokens may be others than alone.
+    """
+    text = text or format_chat(model.tokenizer, user(QUESTION.format(a="a", b="b")))
+    space = "" if model.tokenizer.chat_template else " "  # after "Assistant:"
+    a, b = (model.tokenizer(text + space + answer, add_special_tokens=False).input_ids for answer in ANSWERS)
     same = next(i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y)
     return a[:same], a[same], b[same]
 
@@ -39,32 +44,36 @@ def choice(model: HookedModel, a: str, b: str) -> Choice:
     """The question about options a and b, in the model's chat format, up to where the answers differ."""
     if not a.strip() or not b.strip():
         raise ValueError(f"an option is empty: {a!r} against {b!r}")
-    text = format_chat(model.tokenizer, user(QUESTION.format(a=a, b=b)))
+    question = QUESTION.format(a=a, b=b)
+    text = format_chat(model.tokenizer, user(question))
     tokens = model.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    spans, cursor = [], 0
+    before, between, _ = (part for part in QUESTION.replace("{b}", "{a}").split("{a}"))
+    spans, cursor = [], text.index(question) + len(before)
     for option in (a, b):
-        start = text.index(option, cursor)
-        cursor = start + len(option)
-        inside = [i for i, (x, y) in enumerate(tokens.offset_mapping) if x < cursor and y > start]
+        end = cursor + len(option)
+        inside = [i for i, (x, y) in enumerate(tokens.offset_mapping) if x < end and y > cursor]
         spans.append((inside[0], inside[-1] + 1))
-    return Choice(tokens.input_ids + answer_tokens(model)[0], spans[0], spans[1])
+        cursor = end + len(between)
+    return Choice(answer_tokens(model, text)[0], spans[0], spans[1])
 
 
-def shared_length(choices: Sequence[Choice]) -> int:
-    """How many tokens several questions begin with in common, leaving each at least one of its own."""
+def share(model: HookedModel, choices: Sequence[Choice], anywhere: bool = False) -> tuple[SharedPrompt, int]:
+    """What questions with the same first option begin with, run once, and how many tokens that is."""
     rows = [one.ids for one in choices]
     same = [len(set(column)) == 1 for column in zip(*rows, strict=False)]
-    return min([*(i for i, whole in enumerate(same) if not whole), *(len(row) - 1 for row in rows)])
+    cut = min([*(i for i, whole in enumerate(same) if not whole), *(one.second[0] for one in choices)])
+    return SharedPrompt(model, Encoding(rows[0][:cut], []), max(map(len, rows)), anywhere), cut
 
 
-def log_odds(model: HookedModel, shared: SharedPrompt, rests: Sequence[Sequence[int]]) -> Float[Tensor, "row question"]:
+def answer_odds(
+    model: HookedModel, shared: SharedPrompt, rests: Sequence[Sequence[int]]
+) -> Float[Tensor, "row question"]:
     """Log-odds of the first option after each question, of which `shared` holds what they begin with."""
     _, a, b = answer_tokens(model)
-    out = []
-    for resid in shared.run([[*rest, a] for rest in rests]):  # the last token is only what comes next
-        logits = model.unembed(resid[:, -1]).float()
-        out.append((logits[:, a] - logits[:, b]).cpu())
-    return torch.stack(out, dim=1)
+    answers = torch.tensor([a, b], device=model.device)
+    resid = shared.run([[*rest, a] for rest in rests])  # the last token is only what comes next
+    logits = torch.stack([model.token_logits(x[:, -1], answers) for x in resid], dim=1).cpu()
+    return logits[..., 0] - logits[..., 1]
 
 
 def all_pairs(model: HookedModel, options: Sequence[str]) -> Float[np.ndarray, "first second"]:
@@ -72,14 +81,14 @@ def all_pairs(model: HookedModel, options: Sequence[str]) -> Float[np.ndarray, "
 
     The questions with the same first option share its tokens, and are one batch.
     """
+    model.require_one_row("all_pairs")
     n = len(options)
     out = np.full((n, n), np.nan)
     for i in range(n):
         others = [j for j in range(n) if j != i]
         choices = [choice(model, options[i], options[j]) for j in others]
-        cut = shared_length(choices)
-        shared = SharedPrompt(model, Encoding(choices[0].ids[:cut], []))
-        out[i, others] = log_odds(model, shared, [one.ids[cut:] for one in choices])[0].numpy()
+        shared, cut = share(model, choices)
+        out[i, others] = answer_odds(model, shared, [one.ids[cut:] for one in choices])[0].numpy()
     return out
 
 
@@ -134,5 +143,22 @@ def plain_elo(
 
 def order_consistency(odds: Float[np.ndarray, "first second"]) -> Float[np.ndarray, "option"]:
     """For each option, the share of its pairs in which the same one is preferred in both orders (chance 0.5)."""
-    same = np.where((odds > 0) == (odds.T < 0), 1.0, 0.0)
-    return np.nanmean(np.where(np.isnan(odds), np.nan, same), axis=1)
+    return np.nanmean(agreement(odds), axis=1)
+
+
+def agreement(odds: Float[np.ndarray, "first second"]) -> Float[np.ndarray, "option option"]:
+    """1 where the same option is preferred in both orders, 0 where not, a half for a tie; the diagonal is NaN."""
+    both = -np.sign(odds) * np.sign(odds.T)
+    return np.where(np.isnan(odds), np.nan, (both + 1) / 2)
+
+
+def consistency_interval(
+    odds: Float[np.ndarray, "first second"], draws: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """Interval of the mean consistency when options are resampled: each pair counts with both of its options."""
+    same, rng, found = agreement(odds), np.random.default_rng(seed), []
+    for _ in range(draws):
+        rows = rng.integers(0, len(odds), len(odds))
+        found.append(np.nanmean(same[np.ix_(rows, rows)]))  # an option against itself is on the diagonal
+    low, high = np.quantile(found, [0.025, 0.975])
+    return float(low), float(high)

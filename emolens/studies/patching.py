@@ -11,6 +11,7 @@ from emolens.measures import Measure, emotion_score, log_odds
 from emolens.model import HookedModel
 from emolens.patch import patch, through
 from emolens.stats import StudyResult, p_text, p_value
+from emolens.studies.common import check_size
 from emolens.vectors import EmotionVectors
 
 
@@ -70,10 +71,11 @@ def run(model: HookedModel, vectors: EmotionVectors, size: str = "full", seed: i
     """Share of the change that the residual stream carries at the changed word and at the last token, by block.
 
     Shares are those of all pairs together (sum of the changes by the patch over sum of the whole changes), with
-    intervals that resample pairs; `others` is every other token together, what carries nothing by construction before
-    the changed word.
+    intervals that resample pairs. What they are compared with is each other: a place that has no part in the change
+    carries nothing of it, as the last token in the first blocks shows.
     """
-    layers = list(range(0, model.n_layers, 1 if size == "full" else 5))
+    check_size(size)
+    layers = sorted({*range(0, model.n_layers, 2 if size == "full" else 5), model.n_layers - 1})
     tables = []
     for number, pair in enumerate(PAIRS):
         at = changed_position(model, pair)
@@ -104,7 +106,8 @@ def changed_position(model: HookedModel, pair: Pair) -> int:
 def shares(found: pd.DataFrame, by: list[str], seed: int = 0, draws: int = 2000) -> pd.DataFrame:
     """`effect`: sum of `change` over sum of `whole`, over all pairs, with its interval over pairs."""
     rng = np.random.default_rng(seed)
-    picks = rng.integers(0, len(PAIRS), (draws, len(PAIRS)))
+    pairs = found["pair"].nunique()
+    picks = rng.integers(0, pairs, (draws, pairs))
     rows = []
     for key, part in found.groupby(by, sort=False):
         part = part.groupby("pair")[["change", "whole"]].mean()
@@ -121,7 +124,8 @@ def through_the_vector(
 
     Against random directions and every fourth of the other emotions' vectors; beside it all but the component.
     """
-    layers = [one for one in vectors.layers if one % (2 if size == "full" else 10) == 0]
+    check_size(size)
+    layers = [one for one in vectors.layers if one % (3 if size == "full" else 10) == 0]
     others = list(vectors.emotions[::4])
     tables = []
     for number, pair in enumerate(PAIRS):
@@ -143,15 +147,26 @@ def through_the_vector(
     table["others"] = [np.mean(null[layer]["other emotions"]) for layer in table["layer"]]
     single = table[table["kind"] == "vector"].reset_index(drop=True)
     best = single.loc[single["effect"].idxmax()]
-    p = p_value(best["effect"], np.max([null[layer]["random"] for layer in layers], axis=0))
+    p, p_other = (
+        p_value(best["effect"], np.max([null[layer][kind] for layer in layers], axis=0))
+        for kind in ("random", "other emotions")
+    )
     sentence = (
         f"The component along the emotion's vector carries at most {best['effect']:.0%} [{best['low']:.0%}, "
         f"{best['high']:.0%}] of the log-odds' change, at block {int(best['layer'])} (random directions "
         f"{best['null_low']:.1%} to {best['null_high']:.1%}, {p_text(p)} over all blocks; vectors of other emotions "
-        f"{best['others']:.0%}). The rest of the change goes another way."
+        f"on average {best['others']:.0%}, {p_text(p_other)}). The rest of the change goes another way."
     )
     options = {"ylabel": "share of the change in log-odds", "series": "kind", "title": "Through the emotion's vector"}
     return StudyResult("through_the_vector", table, sentence, "effect_by_layer", options)
+
+
+def _flipped(found: pd.DataFrame, seed: int, draws: int = 999) -> np.ndarray:
+    """The largest share of any head when the signs of what the heads change are flipped at random in each pair."""
+    change = found.pivot_table(index=["layer", "head"], columns="pair", values="change").to_numpy()
+    whole = found.groupby("pair")["whole"].mean().sum()
+    signs = np.random.default_rng(seed).choice([-1.0, 1.0], (draws, change.shape[1]))
+    return np.abs(signs @ change.T / whole).max(axis=1)
 
 
 def _null(part: pd.DataFrame) -> Mapping[str, np.ndarray]:
@@ -160,7 +175,8 @@ def _null(part: pd.DataFrame) -> Mapping[str, np.ndarray]:
     for kind in ("random", "other emotions"):
         rows = part[part["kind"] == kind]
         rows = rows.assign(draw=rows.groupby("pair").cumcount())
-        sums = rows.groupby("draw")[["change", "whole"]].sum()
+        # Draws are pooled over the pairs by their number, the vectors of other emotions by their name.
+        sums = rows.groupby("draw" if kind == "random" else "direction")[["change", "whole"]].sum()
         out[kind] = (sums["change"] / sums["whole"]).to_numpy()
     return out
 
@@ -174,14 +190,18 @@ def heads(model: HookedModel, vectors: EmotionVectors, seed: int = 0) -> StudyRe
         )
         for number, pair in enumerate(PAIRS)
     ]
-    table = shares(pd.concat(tables), ["layer", "head"], seed).rename(columns={"effect": "share"})
+    found = pd.concat(tables)
+    table = shares(found, ["layer", "head"], seed).rename(columns={"effect": "share"})
+    largest = _flipped(found, seed)
     best = table.sort_values("share", ascending=False).head(3)
     named = ", ".join(
         f"{int(row.layer)}.{int(row.head)} ({row.share:.0%} [{row.low:.0%}, {row.high:.0%}])"
         for row in best.itertuples()
     )
     sentence = (
-        f"Heads that carry most of the change in the emotion's score (block.head): {named}, of {len(table)} heads."
+        f"Heads that carry most of the change in the emotion's score (block.head): {named}, of {len(table)} heads; by "
+        f"chance the largest carries up to {np.quantile(largest, 0.95):.0%} "
+        f"({p_text(p_value(best['share'].iloc[0], largest))})."
     )
     table = table.assign(position=np.nan, head=table["head"].astype(int), layer=table["layer"].astype(int))
     return StudyResult("patching_heads", table, sentence, "patch_map", {"title": "Share carried by each head"})

@@ -1,49 +1,47 @@
 """What does the model prefer, do its emotion vectors foretell it, and does steering change it? (paper, section 5)"""
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from scipy.stats import false_discovery_control
-from scipy.stats import t as student_t
 
 import emolens.corpus as texts
 from emolens.direction import Direction
 from emolens.dose import null_directions
-from emolens.encoding import Encoding
 from emolens.model import HookedModel
 from emolens.read import activations, score
-from emolens.stats import StudyResult, bootstrap_mean, correlation, p_text, p_value
+from emolens.stats import StudyResult, bootstrap_mean, correlation, p_text, p_value, prediction_p
 from emolens.steer import steer
 from emolens.studies.circumplex import ratings
+from emolens.studies.common import check_size
 from emolens.studies.pairs import (
     ELO,
-    Choice,
     Fit,
     all_pairs,
+    answer_odds,
     bradley_terry,
     choice,
-    log_odds,
+    consistency_interval,
     order_consistency,
     plain_elo,
+    share,
 )
 from emolens.vectors import EmotionVectors
-from emolens.writing import SharedPrompt
 
 STRENGTH = 0.5  # the paper's
 CAUSAL: tuple[str, ...] = tuple(
     "afraid angry ashamed blissful bored calm desperate disgusted enthusiastic grateful guilty happy hostile "  # noqa: SIM905
     "inspired loving nervous playful proud sad serene spiteful surprised".split()
 )
-DRAWS = 999
+DRAWS = 9999  # so many that a single one of 171 emotions can be found
 
 
 def activities(size: str = "full") -> pd.DataFrame:
     """The 64 activities, or two of each category."""
     frame = pd.DataFrame(texts.stimuli("activities"))
+    check_size(size)
     return frame if size == "full" else frame.groupby("category").head(2).sort_index().reset_index(drop=True)
 
 
@@ -66,16 +64,17 @@ def strengths(
     if method == "elo":
         fit = Fit(plain_elo(odds, soft, seed=seed), fit.bias)
     unbiased = order_consistency(odds - np.nanmean(odds))
-    low, high = bootstrap_mean(consistent, seed=seed)
-    fair_low, fair_high = bootstrap_mean(unbiased, seed=seed)
+    low, high = consistency_interval(odds, seed=seed)
+    fair_low, fair_high = consistency_interval(odds - np.nanmean(odds), seed=seed)
     first = float(np.nanmean(odds > 0) * odds.size / (odds.size - len(odds)))  # NaN > 0 counts as a 0
     frame = frame.assign(elo=fit.elo, consistency=consistent, consistency_unbiased=unbiased)
     frame = frame.assign(bias=fit.bias, chosen_first=first)
     known = frame[frame["paper_elo"].notna()]
     r, r_low, r_high = correlation(known["elo"], known["paper_elo"], ranks=True, seed=seed)
-    within = _within(known)
-    inside = correlation(within["elo"], within["paper_elo"], ranks=True, seed=seed)
-    steady = "a consistent preference" if low > 0.5 else "no consistent preference: which place comes first decides"
+    within = _centred(known[["elo", "paper_elo"]].to_numpy(), known["category"].to_numpy())
+    inside = correlation(within[:, 0], within[:, 1], ranks=True, seed=seed)
+    steady = "a consistent preference" if low > 0.5 else "no consistent preference"
+    steady += ": the place decides" if high < 0.5 else ""
     sentence = (
         f"{odds.size - len(odds):,} ordered pairs: in {consistent.mean():.0%} [{low:.0%}, {high:.0%}] of the pairs the "
         f"same activity wins in both orders (chance 50%), {steady}; the one shown first wins {first:.0%}. With the "
@@ -85,12 +84,6 @@ def strengths(
     )
     options = {"x": "paper_elo", "y": "elo", "group": "category", "xlabel": "Elo in the paper", "ylabel": "Elo here"}
     return StudyResult("strengths", frame, sentence, "scatter", options)
-
-
-def _within(frame: pd.DataFrame) -> pd.DataFrame:
-    """Numeric columns less their category's mean."""
-    numbers = frame.select_dtypes("number")
-    return numbers - numbers.groupby(frame["category"]).transform("mean")
 
 
 def scores(
@@ -205,8 +198,9 @@ def by_layer(model: HookedModel, vectors: EmotionVectors, elo: pd.DataFrame, see
     rng = np.random.default_rng(seed)
     permuted = np.stack([rng.permutation(strength) for _ in range(DRAWS)])
     rows = []
+    largest = np.max([abs(_r(found[row], permuted)).max(axis=1) for row in range(len(vectors.layers))], axis=0)
+    null = np.quantile(largest, 0.95)
     for row, layer in enumerate(vectors.layers):
-        null = np.quantile(abs(_r(found[row], permuted)).max(axis=1), 0.95)
         for name in shown:
             r = correlation(found[row][:, vectors.index(name)], strength, seed=seed)
             rows.append([name, layer, *r, -null, null])
@@ -214,8 +208,8 @@ def by_layer(model: HookedModel, vectors: EmotionVectors, elo: pd.DataFrame, see
     strongest = table.loc[table["effect"].abs().idxmax()]
     sentence = (
         f"Over the blocks the strongest correlation of {', '.join(shown)} is that of {strongest['emotion']} at block "
-        f"{int(strongest['layer'])}, r = {strongest['effect']:+.2f} (largest of {len(vectors.emotions)} emotions by "
-        f"chance: {strongest['null_high']:.2f})."
+        f"{int(strongest['layer'])}, r = {strongest['effect']:+.2f} (largest of {len(vectors.emotions)} emotions "
+        f"and {len(vectors.layers)} blocks by chance: {strongest['null_high']:.2f})."
     )
     options = {"ylabel": "correlation with preference", "series": "emotion", "title": "Preference foretold, by layer"}
     return StudyResult("preferences_by_layer", table, sentence, "effect_by_layer", options)
@@ -233,7 +227,7 @@ def causal(
     elo: pd.DataFrame,
     observed: pd.DataFrame,
     emotions: Sequence[str] = CAUSAL,
-    opponents: int = 8,
+    opponents: int = 2,
     draws: int = 39,
     strength: float = STRENGTH,
     seed: int = 0,
@@ -250,7 +244,7 @@ def causal(
         steered activities; for an emotion its observed r, and p against the t prediction interval of each null,
         multiplied by the number of emotions.
     """
-    began, layer = time.time(), vectors.default_layer
+    layer = vectors.default_layer
     named = [vectors[name] for name in emotions]
     families = null_directions(model, vectors, named[:1], draws, layer, seed)
     kinds = {kind: [family[0] for family in found] for kind, found in families.items()}
@@ -263,8 +257,7 @@ def causal(
     table["r"] = table["direction"].map(observed.set_index("emotion")["r"]).where(table["kind"].eq("emotion"))
     for kind in kinds:
         null = table.loc[table["kind"].eq(kind), "effect"]
-        t = (effect[: len(named)] - null.mean()) / (null.std() * np.sqrt(1 + 1 / len(null)) + 1e-12)
-        p = 2 * student_t.sf(abs(t), len(null) - 1) * len(named)
+        p = np.array([prediction_p(one, null.to_numpy()) for one in effect[: len(named)]]) * len(named)
         table[f"p_{kind}"] = pd.Series(p.clip(max=1), index=range(len(named))).reindex(table.index)
     kept = [column for column in table if column.startswith("p_")]
     above = table.loc[table[kept].max(axis=1, skipna=False) <= 0.05, "direction"].tolist()
@@ -279,8 +272,7 @@ def causal(
         f"{best['effect']:+.0f} Elo [{best['low']:+.0f}, {best['high']:+.0f}], {worst['direction']} "
         f"{worst['effect']:+.0f} [{worst['low']:+.0f}, {worst['high']:+.0f}] (95% of the nulls: {bands}); above both "
         f"nulls {', '.join(above) if above else 'none'} of {len(named)}. Effect against the observed r: "
-        f"{r:+.2f} [{low:+.2f}, {high:+.2f}]. {len(directions)} directions took {(time.time() - began) / 60:.0f} min "
-        f"with {torch.get_num_threads()} threads."
+        f"{r:+.2f} [{low:+.2f}, {high:+.2f}]."
     )
     options = {"x": "r", "y": "effect", "null": "null directions", "xlabel": "correlation with preference, unsteered",
                "ylabel": "change by steering (Elo)", "label": "direction", "labels": 22}  # fmt: skip
@@ -296,7 +288,8 @@ def _changes(
     rng, options = np.random.default_rng(seed), elo["text"].tolist()
     controls = np.flatnonzero(~steered)
     alone = {
-        j: _shared(model, [choice(model, options[j], options[i]) for i in np.flatnonzero(steered)]) for j in controls
+        j: share(model, [choice(model, options[j], options[i]) for i in np.flatnonzero(steered)], True)
+        for j in controls
     }
     rows, strengths_ = [None, *directions], [0.0] + [strength] * len(directions)
     out = []
@@ -305,18 +298,12 @@ def _changes(
         first = [choice(model, options[i], options[j]) for j in met]
         found = []
         with steer(model, rows, strengths_, layer, [first[0].first]):
-            shared, cut = _shared(model, first)
-            found.append(log_odds(model, shared, [one.ids[cut:] for one in first]))
+            shared, cut = share(model, first)
+            found.append(answer_odds(model, shared, [one.ids[cut:] for one in first]))
         for j in met:
             second, (shared, cut) = choice(model, options[j], options[i]), alone[j]
             with steer(model, rows, strengths_, layer, [second.second]):
-                found.append(-log_odds(model, shared, [second.ids[cut:]]))
+                found.append(-answer_odds(model, shared, [second.ids[cut:]]))
         favour = np.concatenate([x.numpy() for x in found], axis=1).mean(axis=1)
         out.append(ELO * (favour[1:] - favour[0]))
     return np.stack(out, axis=1)
-
-
-def _shared(model: HookedModel, choices: Sequence[Choice]) -> tuple[SharedPrompt, int]:
-    """What questions with the same first option begin with, run once, up to the second option at most."""
-    cut = min(one.second[0] for one in choices)
-    return SharedPrompt(model, Encoding(choices[0].ids[:cut], [])), cut

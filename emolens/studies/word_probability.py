@@ -7,7 +7,7 @@ from emolens.dose import null_directions
 from emolens.model import HookedModel
 from emolens.stats import StudyResult, bootstrap_mean, p_text, p_value
 from emolens.steer import steer
-from emolens.studies.common import TWELVE
+from emolens.studies.common import TWELVE, check_size
 from emolens.vectors import EmotionVectors
 from emolens.writing import log_probs
 
@@ -47,7 +47,8 @@ def run(
     Args:
         size: "full" has 39 families of each kind of null, "quick" none.
     """
-    directions = [vectors[name] for name in TWELVE]
+    check_size(size)
+    own, directions = np.empty(0), [vectors[name] for name in TWELVE]
     layer = vectors.default_layer if layer is None else layer
     nulls = null_directions(model, vectors, directions, 39, layer, seed) if size == "full" else {}
     families = {"emotions": [directions]} | nulls
@@ -55,9 +56,9 @@ def run(
     for kind, questions in QUESTIONS.items():
         found = {}
         for name, draws in families.items():
-            matrices = np.stack([changes(model, family, questions, strength, layer).mean(axis=0) for family in draws])
+            matrices = [changes(model, family, questions, strength, layer).mean(axis=0) for family in draws]
             found[name] = pd.DataFrame([summary(matrix) for matrix in matrices])
-        own = changes(model, directions, questions, strength, layer).mean(axis=0)
+            own = matrices[0] if name == "emotions" else own
         low, high = bootstrap_mean(own.diagonal(), seed=seed)
         row = {"question": kind, "layer": layer, "strength": strength, "low": low, "high": high}
         for measure in ("matching", "others", "rows"):
