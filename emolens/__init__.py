@@ -32,6 +32,10 @@ _HOME = {
     "Scan": "scan",
     "logit_lens": "lens",
     "StudyResult": "stats",
+    "posttrain": "posttrain",
+    "Recipe": "posttrain",
+    "load_adapter": "adapters",
+    "compare": "studies.post_training",
 }
 _MODULES = ("batching", "corpus", "embedded", "model", "pooling", "vectors", "geometry", "stats", "plots", "studies")
 
@@ -39,16 +43,19 @@ __all__ = ["__version__", *_HOME, *_MODULES]
 
 if TYPE_CHECKING:
     from emolens import batching, corpus, embedded, geometry, model, plots, pooling, stats, studies, vectors
+    from emolens.adapters import load_adapter
     from emolens.corpus import Corpus, Story
     from emolens.derive import derive, fit
     from emolens.lens import logit_lens
     from emolens.loading import load
     from emolens.model import HookedModel
     from emolens.pooling import PooledActivations, pool, token_moments
+    from emolens.posttrain import Recipe, posttrain
     from emolens.read import Readout, activations, detect, read
     from emolens.refit import refit
     from emolens.scan import Scan, scan
     from emolens.stats import StudyResult
+    from emolens.studies.post_training import compare
     from emolens.vectors import Direction, EmotionVectors, packaged_vectors
 
 

@@ -255,7 +255,16 @@ def speakers() -> list[dict[str, Any]]:
     return _packaged("speakers")
 
 
-STIMULI = ("binding", "implicit", "intensity", "negation", "showcase")
+STIMULI = (
+    "assistant_dialogues",
+    "assistant_dialogues_bright",
+    "binding",
+    "implicit",
+    "intensity",
+    "negation",
+    "post_training_prompts",
+    "showcase",
+)
 
 
 def stimuli(name: str) -> list[dict[str, Any]]:

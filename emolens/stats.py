@@ -127,3 +127,43 @@ def p_value(observed: float, null: np.ndarray) -> float:
 def p_text(p: float) -> str:
     """How a p value is written in a sentence."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def bootstrap_columns(
+    values: np.ndarray, draws: int = 2000, level: float = 0.95, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Percentile bootstrap intervals of the mean of each column; all columns see the same rows drawn."""
+    low, high = np.quantile(bootstrap_draws(values, draws, seed), [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return low, high
+
+
+def bootstrap_draws(values: np.ndarray, draws: int = 2000, seed: int = 0) -> np.ndarray:
+    """Means of each column over rows drawn with replacement, one row for each draw."""
+    n = len(values)
+    times = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), draws)
+    return times @ np.asarray(values, dtype=float) / n
+
+
+def false_discovery(p: np.ndarray) -> np.ndarray:
+    """q values by Benjamini and Hochberg: of the results with q at most 0.05, 5 % are expected to be false."""
+    from scipy.stats import false_discovery_control
+
+    return false_discovery_control(np.asarray(p, dtype=float), method="bh")
+
+
+def outside_draws(value: np.ndarray, null: np.ndarray, difference: bool = False) -> tuple[np.ndarray, ...]:
+    """Whether a value lies outside the spread of a few null draws: p, and the 95 % prediction interval of one draw.
+
+    Student's t with a draw less than there are as degrees of freedom. The first axis of `null` is the draws.
+
+    Args:
+        difference: the value is the difference of two independent draws, so the interval is centred on 0.
+    """
+    from scipy.stats import t
+
+    n, spread = len(null), null.std(axis=0, ddof=1)
+    middle = np.zeros_like(spread) if difference else null.mean(axis=0)
+    error = spread * np.sqrt(2 if difference else 1 + 1 / n)
+    p = 2 * t.sf(np.abs(value - middle) / np.maximum(error, 1e-12), n - 1)
+    reach = t.ppf(0.975, n - 1) * error
+    return p, middle - reach, middle + reach

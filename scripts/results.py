@@ -1,7 +1,7 @@
 """Run the studies in full on both embedded models: `make results`.
 
-Writes `figures/data/PART-MODEL.json` for the parts derivation, reading and geometry (tables with nulls and
-intervals, verdicts, the stamp) and, with the instruct model, `figures/data/written-stories.jsonl`, stories
+Writes `figures/data/PART-MODEL.json` for the parts derivation, reading, geometry and post_training (tables with
+nulls and intervals, verdicts, the stamp) and, with the instruct model, `figures/data/written-stories.jsonl`, stories
 that the model wrote itself. The notebooks show these numbers and check that what they measure live agrees.
 """
 
@@ -134,7 +134,50 @@ def geometry(model: el.HookedModel, vectors: el.EmotionVectors) -> dict[str, Stu
     return found
 
 
-PARTS = {"derivation": derivation, "reading": reading, "geometry": geometry}
+def post_training(model: el.HookedModel, vectors: el.EmotionVectors) -> dict[str, StudyResult]:
+    """Notebook 07. The null children come from the user's cache, or are trained: about five minutes each."""
+    study, chosen = studies.post_training, vectors.chosen_layer()
+    manners = {name: el.load_adapter(model, name) for name in studies.children.DIALOGUES}
+    posts = [child.model for child in manners.values()]
+    null = [child.model for child in studies.children.null_children(model)]
+    full = el.compare(model, posts, null=null, layers=vectors.layers).table().drop(columns=["form", "p"])
+    emotions = full[full["of"].eq("emotion") & full["ruler"].eq("post")]
+    at = emotions[emotions["layer"] == chosen]
+    challenging = emotions[emotions["group"] == "challenging"]
+    wide = challenging.pivot_table(index=["child", "emotion"], columns="layer", values="shift", sort=False)
+    own = el.compare(model, [*posts, *null], vectors, layers=[chosen]).table()
+    theirs = own[own["child"].str.contains("no-manner") & own["of"].eq("emotion")]
+    theirs = theirs.pivot_table(index=["ruler", "group", "emotion"], columns="child", values="shift", sort=False)
+    manner = studies.manner.run(model, vectors, null=null)
+    table = manner.table().drop(columns=["p", "ruler"])
+    here = table["layer"] == chosen
+    kept = pd.concat([table[here], table[table["of"].eq("axis") & ~here]])
+    difference = table[table["place"].eq("before the reply") & table["layer"].eq(chosen)].assign(
+        child="bright - composed"
+    )
+    paper = pd.concat([own[own["ruler"] == "given"], difference])
+    rulers = full["of"].eq("axis") & full["ruler"].isin(["post", "base"])
+    found = {
+        "shifts": StudyResult("shifts", at, study.verdict(full.assign(form="plain"), chosen), "shift_dots"),
+        "summary": study.by_layer(full.assign(form="plain")),
+        "axes": StudyResult("axes", full[rulers], study.along_axes(full[rulers], chosen)),
+        "by_layer": StudyResult("by_layer", wide.reset_index().rename(columns=str), "Shift of each emotion by block."),
+        "null": StudyResult("null", theirs.reset_index(), "Shift of each emotion in every no-manner child."),
+        "held_out_null": studies.manner.held_out_null(model, vectors, null),
+        "manner": StudyResult("manner", kept, manner.verdict(), "shift_dots"),
+        "against_paper": studies.manner.against_paper(paper),
+        "replies": studies.manner.replies({"base": model} | {name: c.model for name, c in manners.items()}),
+    }
+    for name, child in manners.items():
+        child_vectors = el.derive(child.model)
+        found[f"training_{name}"] = child.curve()
+        found[f"moved_{name}"] = study.moved(vectors, child_vectors)
+        found[f"geometry_{name}"] = studies.alignment.between(model, vectors, child.model, child_vectors, same=chosen)
+    return found
+
+
+PARTS = {"derivation": derivation, "reading": reading, "geometry": geometry, "post_training": post_training}
+ONLY = {"post_training": studies.children.BASE}  # the other embedded model has no base
 
 
 def main() -> None:
@@ -151,6 +194,8 @@ def main() -> None:
         model = el.load(name)
         vectors = el.derive(model)
         for part in options.parts:
+            if ONLY.get(part, name) != name:
+                continue
             results = PARTS[part](model, vectors)
             path = save_results(DATA / f"{part}-{name}.json", vectors.stamp, results)
             print(path, *(f"  {key}: {result.verdict()}" for key, result in results.items()), sep="\n")

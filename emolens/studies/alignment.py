@@ -53,14 +53,18 @@ def between(
     method: str = "denoised",
     draws: int = 999,
     seed: int = 0,
+    same: int | None = None,
 ) -> StudyResult:
     """Similarity of two models' cosine matrices, with a ceiling from split halves and a permutation null.
 
     Vectors of both models from the same stories share what is accidental in those stories, so the two are also
     compared on different halves of the topics. There the ceiling holds: the geometric mean of how well two
     halves agree within each model.
+
+    Args:
+        same: the layer of both, for two checkpoints; default the one chosen for each on the stories.
     """
-    layers = vectors.chosen_layer(method), other.chosen_layer(method)
+    layers = (vectors.chosen_layer(method), other.chosen_layer(method)) if same is None else (same, same)
     found = alike([vectors.matrix(layers[0], method), other.matrix(layers[1], method)])
     parts = [
         half.matrix(layer, method)
