@@ -1,8 +1,9 @@
 """Run the studies in full on both embedded models: `make results`.
 
-Writes `figures/data/PART-MODEL.json` for the parts derivation, reading, geometry and post_training (tables with
-nulls and intervals, verdicts, the stamp) and, with the instruct model, `figures/data/written-stories.jsonl`, stories
-that the model wrote itself. The notebooks show these numbers and check that what they measure live agrees.
+Writes `figures/data/PART-MODEL.json` for the parts derivation, reading, geometry and, with the base model,
+post_training (tables with nulls and intervals, verdicts, the stamp), and with the instruct model
+`figures/data/written-stories.jsonl`, stories that it wrote itself. The
+notebooks show these numbers and check that what they measure live agrees.
 """
 
 import argparse
@@ -135,44 +136,55 @@ def geometry(model: el.HookedModel, vectors: el.EmotionVectors) -> dict[str, Stu
 
 
 def post_training(model: el.HookedModel, vectors: el.EmotionVectors) -> dict[str, StudyResult]:
-    """Notebook 07. The null children come from the user's cache, or are trained: about five minutes each."""
+    """Notebook 07. The null children come from the user's cache, or are trained: some two minutes each."""
     study, chosen = studies.post_training, vectors.chosen_layer()
     manners = {name: el.load_adapter(model, name) for name in studies.children.DIALOGUES}
     posts = [child.model for child in manners.values()]
     null = [child.model for child in studies.children.null_children(model)]
-    full = el.compare(model, posts, null=null, layers=vectors.layers).table().drop(columns=["form", "p"])
-    emotions = full[full["of"].eq("emotion") & full["ruler"].eq("post")]
-    at = emotions[emotions["layer"] == chosen]
+    full = el.compare(model, posts, vectors, null=null, layers=vectors.layers).table()
+    shown = full[full["ruler"] == "base"].drop(columns=["form", "ruler", "p"])
+    emotions, axes = (shown[shown["of"] == of] for of in ("emotion", "axis"))
     challenging = emotions[emotions["group"] == "challenging"]
     wide = challenging.pivot_table(index=["child", "emotion"], columns="layer", values="shift", sort=False)
-    own = el.compare(model, [*posts, *null], vectors, layers=[chosen]).table()
-    theirs = own[own["child"].str.contains("no-manner") & own["of"].eq("emotion")]
-    theirs = theirs.pivot_table(index=["ruler", "group", "emotion"], columns="child", values="shift", sort=False)
+    theirs = el.compare(model, null, vectors, layers=[chosen]).table()
+    theirs = theirs[theirs["of"] == "emotion"]
+    table = theirs.pivot_table(index=["ruler", "group", "emotion"], columns="child", values="shift", sort=False)
     manner = studies.manner.run(model, vectors, null=null)
-    table = manner.table().drop(columns=["p", "ruler"])
-    here = table["layer"] == chosen
-    kept = pd.concat([table[here], table[table["of"].eq("axis") & ~here]])
-    difference = table[table["place"].eq("before the reply") & table["layer"].eq(chosen)].assign(
-        child="bright - composed"
-    )
-    paper = pd.concat([own[own["ruler"] == "given"], difference])
-    rulers = full["of"].eq("axis") & full["ruler"].isin(["post", "base"])
+    rows = manner.table().drop(columns=["p", "ruler"])
+    here = rows["layer"] == chosen
+    difference = rows[here & rows["place"].eq("before the reply")].assign(child="bright - composed")
+    paper = pd.concat([emotions[emotions["layer"] == chosen], difference, theirs[theirs["ruler"] == "base"]])
+    kept = pd.concat([rows[here], rows[rows["of"].eq("axis") & ~here]])
+    models = {"base": model} | {name: child.model for name, child in manners.items()}
     found = {
-        "shifts": StudyResult("shifts", at, study.verdict(full.assign(form="plain"), chosen), "shift_dots"),
-        "summary": study.by_layer(full.assign(form="plain")),
-        "axes": StudyResult("axes", full[rulers], study.along_axes(full[rulers], chosen)),
+        "shifts": StudyResult(
+            "shifts", emotions[emotions["layer"] == chosen], study.verdict(full, chosen), "shift_dots"
+        ),
+        "summary": study.by_layer(full),
+        "axes": StudyResult("axes", axes, study.along_axes(axes, chosen)),
         "by_layer": StudyResult("by_layer", wide.reset_index().rename(columns=str), "Shift of each emotion by block."),
-        "null": StudyResult("null", theirs.reset_index(), "Shift of each emotion in every no-manner child."),
+        "null": StudyResult("null", table.reset_index(), "Shift of each emotion in every child without a manner."),
         "held_out_null": studies.manner.held_out_null(model, vectors, null),
         "manner": StudyResult("manner", kept, manner.verdict(), "shift_dots"),
-        "against_paper": studies.manner.against_paper(paper),
-        "replies": studies.manner.replies({"base": model} | {name: c.model for name, c in manners.items()}),
+        "against_paper": studies.manner.against_paper(paper[paper["of"] == "emotion"]),
+        "replies": studies.manner.replies(models),
     }
-    for name, child in manners.items():
-        child_vectors = el.derive(child.model)
-        found[f"training_{name}"] = child.curve()
-        found[f"moved_{name}"] = study.moved(vectors, child_vectors)
-        found[f"geometry_{name}"] = studies.alignment.between(model, vectors, child.model, child_vectors, same=chosen)
+    found |= {f"training_{name}": child.curve() for name, child in manners.items()}
+    return found | rulers(model, posts, null, chosen)
+
+
+def rulers(
+    model: el.HookedModel, posts: list[el.HookedModel], null: list[el.HookedModel], layer: int
+) -> dict[str, StudyResult]:
+    """The comparison with each model's own vectors, from the plain stories at one block, and how far they moved."""
+    plain, study = el.corpus.stories("plain"), studies.post_training
+    both = el.compare(model, posts, null=null, layers=[layer], corpus=plain)
+    found = {"rulers": StudyResult("rulers", study.summary(both.table()), both.verdict())}
+    own = el.derive(model, plain, [layer])
+    for post in posts:
+        theirs, name = el.derive(post, plain, [layer]), post.name.split("+")[1]
+        found[f"moved_{name}"] = study.moved(own, theirs)
+        found[f"geometry_{name}"] = studies.alignment.between(model, own, post, theirs, same=layer, corpus=plain)
     return found
 
 

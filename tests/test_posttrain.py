@@ -258,7 +258,7 @@ def test_two_adapters_ship_with_their_record_and_terms():
     assert records[0]["recipe"] == records[1]["recipe"] == vars(Recipe())  # the committed recipe made both
     assert records[0]["tokens"] == records[1]["tokens"] == Recipe().tokens
     assert all(record["seconds"] < 15 * 60 for record in records)
-    assert all(len(record["watched"]) >= 5 for record in records)
+    assert all(len(record["watched"]) >= 4 for record in records)
 
 
 @pytest.mark.model

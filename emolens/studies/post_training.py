@@ -102,7 +102,8 @@ def states(model: HookedModel, rows: Sequence[Any], forms: Sequence[str], layers
 def rulers_of(base: EmotionVectors, post: EmotionVectors, given: bool = False) -> list[tuple[Ruler, Ruler]]:
     """What the base and the child are read with: the same for both, but for the last, each one's own."""
     centre = base.centre_stories
-    sets = {"given": post} if given else {"post": post, "base": base, "shared": shared(base, post)}
+    name = "base" if post.stamp["fingerprint"] == base.stamp["fingerprint"] else "given"
+    sets = {name: post} if given else {"post": post, "base": base, "shared": shared(base, post)}
     if given:
         centre = base.at(*post.layers).centre_stories
     rulers = [Ruler(name, one, centre) for name, one in sets.items()]
