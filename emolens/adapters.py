@@ -91,8 +91,8 @@ def trained(model: Any) -> dict[str, Tensor]:
     return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
 
 
-def merge(base: HookedModel, weights: dict[str, Tensor], record: dict[str, Any]) -> HookedModel:
-    """The base with an adapter added to its weights: computed in float32, then in the base's own dtype."""
+def merge(base: HookedModel, weights: dict[str, Tensor], record: dict[str, Any]) -> Any:
+    """The base as a Hugging Face model with an adapter added to its weights: in float32, then in the base's dtype."""
     model = lora(hugging_face_model(base).float(), record["recipe"]["rank"], record["recipe"]["alpha"], 0)
     own = trained(model)
     if set(own) != set(weights) or any(own[name].shape != value.shape for name, value in weights.items()):
@@ -100,7 +100,11 @@ def merge(base: HookedModel, weights: dict[str, Tensor], record: dict[str, Any])
     with torch.no_grad():
         for name, value in weights.items():
             own[name].copy_(value)
-    merged = model.merge_and_unload().to(base.dtype)
+    return model.merge_and_unload().to(base.dtype)
+
+
+def wrap(base: HookedModel, merged: Any, record: dict[str, Any]) -> HookedModel:
+    """A merged model, hooked, under the name of the base and the adapter."""
     return HookedModel.from_hf(merged, base.tokenizer, f"{base.name}+{record['name']}", base.revision)
 
 
@@ -148,7 +152,7 @@ def load_adapter(base: HookedModel | str, adapter: str | Path) -> Posttrained:
             f"the adapter {record['name']!r} was trained on {record['base']} (fingerprint {record['fingerprint']}), "
             f"not on {base.name} ({base.fingerprint}): load that base, or post-train this one with el.posttrain"
         )
-    return Posttrained(merge(base, weights, record), path, record)
+    return Posttrained(wrap(base, merge(base, weights, record), record), path, record)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -5,28 +5,26 @@ import importlib.metadata
 import json
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
-from torch import Tensor
 from tqdm.auto import tqdm
 
 import emolens.corpus as texts
-from emolens.adapters import Posttrained, hugging_face_model, load_adapter, lora, merge, save_adapter, trained
+from emolens.adapters import Posttrained, hugging_face_model, load_adapter, lora, merge, save_adapter, trained, wrap
 from emolens.batching import pad, plan
-from emolens.encoding import Message, is_chat
+from emolens.dialogues import Dialogue, Example, examples, mean_loss, messages_of, reply_loss
 from emolens.files import cache_dir, write_atomic
 from emolens.model import HookedModel
 from emolens.read import score
 from emolens.vectors import EmotionVectors
 
-Dialogue = Mapping[str, str] | Sequence[Message]  # {"user": ..., "assistant": ...}, or messages
 WATCHED_PROMPTS = 4  # of each kind of the packaged prompts
 MACHINE = ("versions", "threads")  # what can change the last bits of the weights, not what is asked for
 
@@ -55,40 +53,6 @@ class Recipe:
     seed: int = 0
 
 
-class Example(NamedTuple):
-    """Token ids of a dialogue, and the positions whose next token is the assistant's."""
-
-    ids: list[int]
-    learnt: list[int]
-
-
-def messages_of(dialogue: Dialogue) -> list[Message]:
-    """A dialogue as messages, from a row with `user` and `assistant` or from messages."""
-    if isinstance(dialogue, Mapping):
-        return [{"role": role, "content": dialogue[role]} for role in ("user", "assistant") if dialogue.get(role)]
-    return list(dialogue)
-
-
-def examples(base: HookedModel, dialogues: Sequence[Dialogue]) -> list[Example]:
-    """Dialogues in the model's chat format, each closed with the end-of-text token, which is learnt as well.
-
-    Raises:
-        ValueError: no dialogue, or one without an assistant turn, by number.
-    """
-    found = []
-    for number, dialogue in enumerate(dialogues):
-        messages = messages_of(dialogue)
-        if not is_chat(messages) or not any(m.get("role") == "assistant" and m.get("content") for m in messages):
-            raise ValueError(f"dialogue {number} has no assistant turn (the first is 0), so there is nothing to learn")
-        ids, turns = base.encode_chat(messages)
-        spans = [(turn.start, turn.end) for turn in turns if turn.role == "assistant"]
-        if messages[-1]["role"] == "assistant" and base.tokenizer.eos_token_id is not None:
-            ids = [*ids[: spans[-1][1]], base.tokenizer.eos_token_id]
-            spans[-1] = (spans[-1][0], len(ids))
-        found.append(Example(ids, [place - 1 for start, end in spans for place in range(start, end) if place > 0]))
-    return found
-
-
 def held_out(n: int, recipe: Recipe) -> list[int]:
     """The numbers of the dialogues that are never trained on; the same for any dialogues of the same number."""
     order = np.random.default_rng(recipe.seed).permutation(n)
@@ -112,33 +76,6 @@ def steps_of(found: Sequence[Example], recipe: Recipe) -> list[list[Example]]:
                 break
         epoch += 1
     return batches
-
-
-def reply_loss(causal: Any, batch: Sequence[Example]) -> tuple[Tensor, int]:
-    """Sum of the cross-entropy over the reply tokens of a batch, and their number; no other logit is computed."""
-    padded = pad([example.ids for example in batch]).to(causal.device)
-    hidden = causal.base_model(padded.ids, attention_mask=padded.mask.long(), use_cache=False).last_hidden_state
-    rows = torch.tensor([row for row, example in enumerate(batch) for _ in example.learnt], device=causal.device)
-    places = torch.tensor([place for example in batch for place in example.learnt], device=causal.device)
-    logits = causal.get_output_embeddings()(hidden[rows, places]).float()
-    if cap := getattr(causal.config, "final_logit_softcapping", None):
-        logits = cap * torch.tanh(logits / cap)
-    return torch.nn.functional.cross_entropy(logits, padded.ids[rows, places + 1], reduction="sum"), len(places)
-
-
-def mean_loss(causal: Any, found: Sequence[Example], batch_tokens: int = 512) -> float:
-    """Mean loss over the reply tokens of dialogues."""
-    parts = []
-    with torch.no_grad():
-        for rows in plan([len(example.ids) for example in found], batch_tokens):
-            total, count = reply_loss(causal, [found[row] for row in rows])
-            parts.append((float(total), count))
-    return sum(total for total, _ in parts) / sum(count for _, count in parts)
-
-
-def dialogue_loss(model: HookedModel, dialogues: Sequence[Dialogue], batch_tokens: int = 512) -> float:
-    """Mean loss of a model over the reply tokens of dialogues; the end-of-text token after a reply is one of them."""
-    return mean_loss(hugging_face_model(model), examples(model, dialogues), batch_tokens)
 
 
 class _Watch:
@@ -279,22 +216,28 @@ def posttrain(
     key = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
     path = cache_dir() / "adapters" / f"{base.name}-{name}-{key}.safetensors" if path is None else Path(path)
     if path.exists():
-        done = load_adapter(base, path)
-        if any(done.record[part] != settings[part] for part in ("dialogues", "recipe", "name")):
-            raise ValueError(f"{path} is an adapter of another training; give another path, or delete it to begin anew")
-        return done
+        return _finished(base, path, settings)
     rows = set(held_out(len(found), recipe))
     left_out = [example for row, example in enumerate(found) if row in rows]
     model = lora(hugging_face_model(base), recipe.rank, recipe.alpha, recipe.seed)
     state = _train(model, steps_of(found, recipe), left_out, recipe, path, settings, watcher, progress)
     weights = {name: weight.half().float() for name, weight in state.best.items()}
     record = settings | {"steps": state.log.pop("step")} | state.log
-    child = merge(base, weights, record)
-    after = mean_loss(hugging_face_model(child), left_out, recipe.batch_tokens)
+    merged = merge(base, weights, record)
+    after = mean_loss(merged, left_out, recipe.batch_tokens)
+    child = wrap(base, merged, record)
     record["held_out_loss"] = {"base": record["held_out"][0]["loss"], "child": after}
     record = save_adapter(path, weights, record)
     state.path.unlink(missing_ok=True)
     return Posttrained(child, path, record)
+
+
+def _finished(base: HookedModel, path: Path, settings: dict[str, Any]) -> Posttrained:
+    """The adapter at `path`. Raises ValueError when it comes from another training."""
+    done = load_adapter(base, path)
+    if any(done.record[part] != settings[part] for part in ("dialogues", "recipe", "name")):
+        raise ValueError(f"{path} is an adapter of another training; give another path, or delete it to begin anew")
+    return done
 
 
 def _train(

@@ -1,7 +1,7 @@
 """Run the studies in full on both embedded models: `make results`.
 
 Writes `figures/data/PART-MODEL.json` for the parts derivation, reading, geometry and, with the base model,
-post_training (tables with nulls and intervals, verdicts, the stamp), and with the instruct model
+post_training and rulers (tables with nulls and intervals, verdicts, the stamp), and with the instruct model
 `figures/data/written-stories.jsonl`, stories that it wrote itself. The
 notebooks show these numbers and check that what they measure live agrees.
 """
@@ -170,14 +170,14 @@ def post_training(model: el.HookedModel, vectors: el.EmotionVectors) -> dict[str
         "replies": studies.manner.replies(models),
     }
     found |= {f"training_{name}": child.curve() for name, child in manners.items()}
-    return found | rulers(model, posts, null, chosen)
+    return found
 
 
-def rulers(
-    model: el.HookedModel, posts: list[el.HookedModel], null: list[el.HookedModel], layer: int
-) -> dict[str, StudyResult]:
-    """The comparison with each model's own vectors, from the plain stories at one block, and how far they moved."""
-    plain, study = el.corpus.stories("plain"), studies.post_training
+def rulers(model: el.HookedModel, vectors: el.EmotionVectors) -> dict[str, StudyResult]:
+    """Notebook 07: each model's own vectors, from the plain stories at one block, as rulers; how far they moved."""
+    plain, study, layer = el.corpus.stories("plain"), studies.post_training, vectors.chosen_layer()
+    posts = [el.load_adapter(model, name).model for name in studies.children.DIALOGUES]
+    null = [child.model for child in studies.children.null_children(model)]
     both = el.compare(model, posts, null=null, layers=[layer], corpus=plain)
     found = {"rulers": StudyResult("rulers", study.summary(both.table()), both.verdict())}
     own = el.derive(model, plain, [layer])
@@ -188,8 +188,9 @@ def rulers(
     return found
 
 
-PARTS = {"derivation": derivation, "reading": reading, "geometry": geometry, "post_training": post_training}
-ONLY = {"post_training": studies.children.BASE}  # the other embedded model has no base
+PARTS = {"derivation": derivation, "reading": reading, "geometry": geometry}
+PARTS |= {"post_training": post_training, "rulers": rulers}
+ONLY = dict.fromkeys(("post_training", "rulers"), studies.children.BASE)  # the other model is no base model
 
 
 def main() -> None:

@@ -10,9 +10,10 @@ from tiny import tiny_gemma, tiny_llama, tiny_tokenizer
 
 import emolens as el
 from emolens.adapters import hugging_face_model, load_adapter, lora, merge, packaged_adapters, trained
+from emolens.dialogues import _CrossEntropy, dialogue_loss, examples
 from emolens.files import data_path
 from emolens.model import HookedModel
-from emolens.posttrain import Recipe, examples, held_out, mean_loss, posttrain, steps_of
+from emolens.posttrain import Recipe, held_out, posttrain, steps_of
 
 training = import_module("emolens.posttrain")  # `el.posttrain` is its function
 DIALOGUES = [
@@ -85,7 +86,19 @@ def test_the_copy_of_the_model_gives_its_logits_and_so_does_an_adapter_of_zeros(
         name: torch.zeros_like(weight) for name, weight in trained(lora(hugging_face_model(base), 8, 16, 0)).items()
     }
     child = merge(base, fresh, {"name": "zero", "recipe": {"rank": 8, "alpha": 16}})
-    assert torch.equal(child.forward(ids.tolist()), base.forward(ids.tolist()))
+    assert torch.equal(child(ids).logits, base.forward(ids.tolist()))
+
+
+def test_the_loss_and_its_gradient_are_those_of_all_logits_at_once():
+    torch.manual_seed(0)
+    hidden, weight, targets = torch.randn(300, 16), torch.randn(50, 16), torch.randint(0, 50, (300,))
+    one, other = hidden.clone().requires_grad_(), hidden.clone().requires_grad_()
+    loss = _CrossEntropy.apply(one, weight, targets)
+    want = torch.nn.functional.cross_entropy(other @ weight.T, targets, reduction="sum")
+    (loss / 7).backward()
+    (want / 7).backward()
+    torch.testing.assert_close(loss, want)
+    torch.testing.assert_close(one.grad, other.grad)
 
 
 def test_the_training_does_not_touch_the_random_state_and_depends_on_the_seed(base, tmp_path):
@@ -269,9 +282,8 @@ def test_loading_an_adapter_changes_the_held_out_loss_by_what_its_record_says(ma
         warnings.simplefilter("error", UserWarning)
         child = load_adapter(base, manner)
     rows = el.corpus.stimuli(el.studies.children.DIALOGUES[manner])
-    kept = examples(base, [rows[row] for row in held_out(len(rows), Recipe())])
-    losses = {"base": base, "child": child.model}
-    losses = {name: mean_loss(hugging_face_model(model), kept) for name, model in losses.items()}
+    kept = [rows[row] for row in held_out(len(rows), Recipe())]
+    losses = {name: dialogue_loss(model, kept) for name, model in (("base", base), ("child", child.model))}
     recorded = child.record["held_out_loss"]
     assert losses["base"] == pytest.approx(recorded["base"], abs=0.02)  # the dtype of this machine may differ
     assert losses["child"] == pytest.approx(recorded["child"], abs=0.02)

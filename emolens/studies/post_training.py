@@ -64,11 +64,7 @@ def compare(
     Raises:
         ValueError: models of different architecture or tokenizer, prompts with an empty kind, no model.
     """
-    posts = [post] if isinstance(post, HookedModel) else list(post)
-    if not posts:
-        raise ValueError("no post-trained model to compare with: give one, or a list of checkpoints")
-    for child in posts:
-        check_pair(base, child)
+    posts = ladder(base, post)
     rows = prompt_rows(prompts)
     own = vectors if vectors is not None and vectors.stamp["fingerprint"] == base.fingerprint else None
     if own is None:
@@ -92,6 +88,16 @@ def compare(
             tables.append(found.assign(child=child.name, form=form))
     frame = pd.concat(tables, ignore_index=True)
     return StudyResult("comparison", frame, verdict(frame), "shift_dots", {"title": f"Shift from {base.name}"})
+
+
+def ladder(base: HookedModel, post: HookedModel | Sequence[HookedModel]) -> list[HookedModel]:
+    """The post-trained models as a list. Raises ValueError where there is none, or one that is no child of the base."""
+    posts = [post] if isinstance(post, HookedModel) else list(post)
+    if not posts:
+        raise ValueError("no post-trained model to compare with: give one, or a list of checkpoints")
+    for child in posts:
+        check_pair(base, child)
+    return posts
 
 
 def states(model: HookedModel, rows: Sequence[Any], forms: Sequence[str], layers: Sequence[int]) -> States:
