@@ -83,7 +83,10 @@ def test_a_planted_shift_has_its_sign_and_size(base, vectors, null, planted):
     assert row["base"] == pytest.approx(float(scores[0]), abs=1e-6)
     opposite = el.compare(planted, base, vectors, PROMPTS, layers=[LAYER])
     assert shift_of(opposite, "sad")["shift"] == pytest.approx(-row["shift"], abs=0.01)
-    assert "sad* +" in result.verdict() and "outside the null children's spread" in result.verdict()
+    assert (
+        "On challenging prompts up: sad +" in result.verdict()
+        and "outside the null children's spread" in result.verdict()
+    )
 
 
 def test_the_constant_cancels_between_challenging_and_neutral_prompts(base, vectors, null, planted):

@@ -86,25 +86,24 @@ def verdict(frame: pd.DataFrame, layer: int) -> str:
         part = frame[(frame["place"] == place) & (frame["layer"] == layer) & (frame["group"] == GROUPS[0])]
         emotions, axis = part[part["of"] == "emotion"], part[part["emotion"] == "manner"].iloc[0]
         null = (
-            f"; two no-manner children: {axis['null_low']:+.3f} to {axis['null_high']:+.3f}"
+            f"; difference of two no-manner children: {axis['null_low']:+.3f} to {axis['null_high']:+.3f}"
             if "null_low" in axis
             else ""
         )
         named = "; ".join(
             f"{side}: "
             + ", ".join(
-                f"{row.emotion}{'*' * bool(row.counts)} {row.shift:+.3f}"
+                f"{row.emotion} {row.shift:+.3f}{'' if row.counts else ' (does not count)'}"
                 for row in emotions[emotions["emotion"].isin(MANNERS[side])].itertuples()
             )
             for side in MANNERS
         )
-        up, down = ends(emotions)
         said.append(
             f"{place}, block {layer}: emotions of the bright less those of the composed manner {axis['shift']:+.3f} "
             f"[{axis['low']:+.3f}, {axis['high']:+.3f}]{null}. Named beforehand for {named}. "
-            f"{int(emotions['counts'].sum())} of {len(emotions)} shifts count; up: {up}; down: {down}."
+            f"{int(emotions['counts'].sum())} of {len(emotions)} shifts count; {ends(emotions)}."
         )
-    return "Bright minus composed on challenging prompts (* counts), " + " ".join(said)
+    return "Bright minus composed on challenging prompts, " + " ".join(said)
 
 
 def held_out_null(

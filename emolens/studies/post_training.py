@@ -234,11 +234,14 @@ def moved(base: EmotionVectors, post: EmotionVectors, layers: Sequence[int] | No
     return StudyResult("moved", frame, sentence, "effect_by_layer", options)
 
 
-def ends(part: pd.DataFrame, k: int = 5) -> tuple[str, str]:
-    """The emotions that rose and fell most, in words; an asterisk marks a shift that counts."""
-    ordered = part.sort_values("shift", ascending=False)
-    said = [f"{row.emotion}{'*' * bool(row.counts)} {row.shift:+.3f}" for row in ordered.itertuples()]
-    return ", ".join(said[:k]), ", ".join(said[: -k - 1 : -1])
+def ends(part: pd.DataFrame, k: int = 5) -> str:
+    """The emotions that rose and fell most among those whose shift counts, in words."""
+    counted = part[part["counts"]].sort_values("shift", ascending=False)
+    sides = {"up": counted[counted["shift"] > 0][:k], "down": counted[counted["shift"] < 0][::-1][:k]}
+    return "; ".join(
+        f"{side}: " + (", ".join(f"{row.emotion} {row.shift:+.3f}" for row in rows.itertuples()) or "none")
+        for side, rows in sides.items()
+    )
 
 
 def verdict(frame: pd.DataFrame, layer: int | None = None) -> str:
@@ -250,7 +253,6 @@ def verdict(frame: pd.DataFrame, layer: int | None = None) -> str:
         part = part[(part["ruler"] == part["ruler"].iloc[0]) & (part["form"] == part["form"].iloc[0])]
         part = part[part["layer"] == at]
         row = summary(part).iloc[0]
-        up, down = ends(part[part["group"] == GROUPS[0]])
         null = "outside the null children's spread" if "null_low" in part else "beyond chance over prompts"
         total = int((part["group"] == GROUPS[0]).sum())
         r = {name: f"{row[name]:.2f} [{row[f'{name}_low']:.2f}, {row[f'{name}_high']:.2f}]" for name in CORRELATIONS}
@@ -258,7 +260,7 @@ def verdict(frame: pd.DataFrame, layer: int | None = None) -> str:
             f"{child}, block {at}: base against post over {total} emotions r = {r['r_challenging']} on challenging and "
             f"{r['r_neutral']} on neutral prompts; the two shifts agree at r = {r['r_shifts']}; "
             f"{row['counts_challenging']} shifts on challenging and {row['counts_neutral']} on neutral prompts are "
-            f"{null}. Up: {up}; down: {down}."
+            f"{null}. On challenging prompts {ends(part[part['group'] == GROUPS[0]])}."
         )
     return " ".join(said)
 
