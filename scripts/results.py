@@ -167,7 +167,7 @@ def post_training(model: el.HookedModel, vectors: el.EmotionVectors) -> dict[str
         "held_out_null": studies.manner.held_out_null(model, vectors, null),
         "manner": StudyResult("manner", kept, manner.verdict(), "shift_dots"),
         "against_paper": studies.manner.against_paper(paper[paper["of"] == "emotion"]),
-        "replies": studies.manner.replies(models, tokens=48),
+        "replies": studies.manner.replies(models, tokens=40),
     }
     found |= {f"training_{name}": child.curve() for name, child in manners.items()}
     return found

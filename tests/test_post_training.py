@@ -60,7 +60,7 @@ def planted(vectors):
     return llama(99, "pushed", hook=lambda module, args, out: out + push)
 
 
-def shift_of(result, emotion, group=GROUPS[0], ruler="given"):
+def shift_of(result, emotion, group=GROUPS[0], ruler="base"):
     table = result.table()
     rows = table[(table["emotion"] == emotion) & (table["group"] == group) & (table["ruler"] == ruler)]
     return rows.iloc[0]
@@ -81,8 +81,9 @@ def test_a_planted_shift_has_its_sign_and_size(base, vectors, null, planted):
     scores = [score(y, vectors, LAYER)[:, vectors.index("sad")].mean() for y in (x, x + push)]
     assert row["shift"] == pytest.approx(float(scores[1] - scores[0]), abs=0.02)
     assert row["base"] == pytest.approx(float(scores[0]), abs=1e-6)
-    opposite = el.compare(planted, base, vectors, PROMPTS, layers=[LAYER])
-    assert shift_of(opposite, "sad")["shift"] == pytest.approx(-row["shift"], abs=0.01)
+    few = el.corpus.stories("plain").where(emotion=EMOTIONS[:3])  # of the other's vectors the centre alone is used
+    opposite = el.compare(planted, base, vectors, PROMPTS, layers=[LAYER], corpus=few)
+    assert shift_of(opposite, "sad", ruler="given")["shift"] == pytest.approx(-row["shift"], abs=0.01)
     assert (
         "On challenging prompts up: sad +" in result.verdict()
         and "outside the null children's spread" in result.verdict()
@@ -100,7 +101,8 @@ def test_a_held_out_child_without_manner_is_called_no_shift(base, vectors, null)
     result = manner.held_out_null(base, vectors, null, LAYER)
     table = result.table()
     assert set(table["child"]) == {child.name for child in null}
-    assert table["called"].max() <= 0.05  # while over prompts alone nearly all would be called
+    # The correction promises it on average: now and then one of these 15 emotions, 7 %, is called in one of 30 cells.
+    assert table["called"].mean() <= 0.05 and (table["called"] > 0).mean() <= 0.2
     assert table["by_prompts"].mean() > 0.3 and (table["size"] > 1e-4).all()
 
 
@@ -171,7 +173,7 @@ def test_without_vectors_every_ruler_is_used_with_one_centre(base, vectors, null
     table = result.table()
     assert list(dict.fromkeys(table["ruler"])) == ["post", "base", "shared", "post, raw", "own"]
     single = el.compare(base, null[0], vectors, PROMPTS, null[1:3], layers=[LAYER]).table()
-    shifts = [t[t["ruler"] == r]["shift"].to_numpy() for t, r in ((table, "base"), (single, "given"))]
+    shifts = [t[t["ruler"] == r]["shift"].to_numpy() for t, r in ((table, "base"), (single, "base"))]
     np.testing.assert_allclose(*shifts)
     mine = table[table["ruler"] == "own"]
     assert mine["null_low"].isna().all() and not mine["counts"].any()  # no null, so nothing is said

@@ -72,18 +72,16 @@ def compare(
     layers = [near(own, own.chosen_layer())] if layers is None else [base.check_layer(layer) for layer in layers]
     forms = forms_of([base, *posts])
     before = states(base, rows, forms, layers)
-    theirs = [states(model, rows, forms, layers) for model in null]
-    if len(theirs) == 1:
+    unmoved = [states(model, rows, forms, layers) for model in null]
+    if len(unmoved) == 1:
         raise ValueError("a null of one child has no spread; give at least two")
     tables = []
     for child in posts:
-        if vectors is None:
-            rulers = rulers_of(own, derive(child) if corpus is None else derive(child, corpus, layers))
-        else:
-            rulers = rulers_of(own, vectors, given=True)
+        theirs = vectors or (derive(child) if corpus is None else derive(child, corpus, layers))
+        rulers = rulers_of(own.at(*layers), theirs.at(*layers), given=vectors is not None)
         after = states(child, rows, forms, layers)
         for form in forms:
-            nulls = [state[form] for state in theirs]
+            nulls = [state[form] for state in unmoved]
             found = shifts(before[form], after[form], nulls, rulers, layers, neutral_mask(rows), seed=seed)
             tables.append(found.assign(child=child.name, form=form))
     frame = pd.concat(tables, ignore_index=True)
@@ -110,8 +108,6 @@ def rulers_of(base: EmotionVectors, post: EmotionVectors, given: bool = False) -
     centre = base.centre_stories
     name = "base" if post.stamp["fingerprint"] == base.stamp["fingerprint"] else "given"
     sets = {name: post} if given else {"post": post, "base": base, "shared": shared(base, post)}
-    if given:
-        centre = base.at(*post.layers).centre_stories
     rulers = [Ruler(name, one, centre) for name, one in sets.items()]
     rulers.append(replace(rulers[0], name=f"{rulers[0].name}, raw", method="raw"))
     pairs = [(ruler, ruler) for ruler in rulers]
