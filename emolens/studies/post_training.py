@@ -194,10 +194,9 @@ def by_layer(frame: pd.DataFrame) -> StudyResult:
 
 
 def along_axes(frame: pd.DataFrame, layer: int) -> str:
-    """The shifts along valence and arousal in words, at one layer, on challenging and neutral prompts."""
+    """The shifts along valence and arousal in words, at one layer, of a table with one ruler."""
     said = []
     for child, part in frame[frame["layer"] == layer].groupby("child", sort=False):
-        part = part[part["ruler"] == part["ruler"].iloc[0]]
         shown = []
         for row in part[part["emotion"].isin(AXES) & part["group"].isin(GROUPS[:2])].itertuples():
             null = f"; null {row.null_low:+.3f} to {row.null_high:+.3f}" if "null_low" in part else ""
