@@ -7,7 +7,7 @@ PIP := -m pip -qq --disable-pip-version-check
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo lab test test-lint test-types test-unit test-compat test-notebooks vectors results gallery bench clean python
+.PHONY: help demo lab test test-lint test-types test-unit test-compat test-notebooks vectors posttrain results gallery bench clean python
 
 help: ## show what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -46,6 +46,9 @@ test-notebooks: $(BIN)/installed ## every notebook, its outputs compared
 
 vectors: $(BIN)/installed ## make the packaged vectors again
 	@$(BIN)/python scripts/package_vectors.py
+
+posttrain: $(BIN)/installed ## train the children of the base model that are not there yet (about five minutes each)
+	@$(BIN)/python scripts/posttrain.py
 
 results: $(BIN)/installed ## run every study in full on both models, for figures/data
 	@$(BIN)/python scripts/results.py

@@ -41,6 +41,10 @@ _HOME = {
     "through": "patch",
     "attribute": "patch",
     "StudyResult": "stats",
+    "posttrain": "posttrain",
+    "Recipe": "posttrain",
+    "load_adapter": "adapters",
+    "compare": "studies.post_training",
 }
 _MODULES = (
     "batching", "corpus", "embedded", "geometry", "measures", "model", "plots", "pooling", "stats", "studies", "vectors"
@@ -50,6 +54,7 @@ __all__ = ["__version__", *_HOME, *_MODULES]
 
 if TYPE_CHECKING:
     from emolens import batching, corpus, embedded, geometry, measures, model, plots, pooling, stats, studies, vectors
+    from emolens.adapters import load_adapter
     from emolens.corpus import Corpus, Story
     from emolens.derive import derive, fit
     from emolens.direction import Direction, random_directions
@@ -59,11 +64,13 @@ if TYPE_CHECKING:
     from emolens.model import HookedModel
     from emolens.patch import attribute, patch, through
     from emolens.pooling import PooledActivations, pool, token_moments
+    from emolens.posttrain import Recipe, posttrain
     from emolens.read import Readout, activations, detect, read
     from emolens.refit import refit
     from emolens.scan import Scan, scan
     from emolens.stats import StudyResult
     from emolens.steer import Steering, steer
+    from emolens.studies.post_training import compare
     from emolens.vectors import EmotionVectors, packaged_vectors
     from emolens.writing import log_probs
 

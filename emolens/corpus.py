@@ -257,12 +257,15 @@ def speakers() -> list[dict[str, Any]]:
 
 STIMULI = (
     "activities",
+    "assistant_dialogues",
+    "assistant_dialogues_bright",
     "binding",
     "implicit",
     "impossible_tasks",
     "intensity",
     "leverage",
     "negation",
+    "post_training_prompts",
     "showcase",
     "sycophancy",
 )

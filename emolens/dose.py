@@ -14,7 +14,7 @@ from emolens.encoding import Text
 from emolens.measures import Measure, coherence
 from emolens.model import HookedModel
 from emolens.refit import shuffled
-from emolens.stats import StudyResult, bootstrap_mean, p_value, prediction_p
+from emolens.stats import StudyResult, bootstrap_mean, outside_draws, p_value
 from emolens.steer import Where, default_layer, steer
 from emolens.vectors import EmotionVectors
 
@@ -169,7 +169,8 @@ def family_p(observed: float, largest: np.ndarray) -> float:
     """
     if len(largest) >= BY_RANK:
         return p_value(observed, largest)
-    return prediction_p(observed, largest, sides=1)
+    two_sided = float(outside_draws(np.asarray(observed), largest)[0])
+    return two_sided / 2 if observed >= largest.mean() else 1 - two_sided / 2
 
 
 def _table(

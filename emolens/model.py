@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import ActivationCache
 
-from emolens.batching import Batch, Pass, pad, plan, ranks
+from emolens.batching import Batch, Pass, pad
 from emolens.encoding import Encoding, Message, Text, as_list, encode
 from emolens.errors import did_you_mean
 
@@ -124,7 +124,7 @@ class HookedModel:
         return self.encode(messages)
 
     def to_tokens(self, texts: Text | Sequence[Text], padding_side: str = "right") -> Batch:
-        """Padded ids and mask, each `batch pos`, of one text or several."""
+        """Padded ids and mask, each `batch pos`."""
         return self.batch(self.encode_all(texts), padding_side)
 
     def batch(self, encoded: Sequence[Encoding], padding_side: str = "right") -> Batch:
@@ -246,12 +246,12 @@ class HookedModel:
     def unembed(self, resid: Float[Tensor, "*axes d_model"]) -> Float[Tensor, "*axes vocab"]:
         """Logits of a residual at the end of the last block: final norm, unembedding, soft cap where there is one.
 
-        In the model's dtype: in bfloat16 a logit of 20 is rounded to an eighth. See `token_logits`.
+        In bfloat16 a logit of 20 is rounded to an eighth; see `token_logits`.
         """
         flat = resid.reshape(-1, 1, self.d_model).to(self.dtype)
         with torch.no_grad():
-            logits = self.bridge.unembed(self.bridge.ln_final(flat)).reshape(*resid.shape[:-1], -1)
-        return self._capped(logits)
+            logits = self.bridge.unembed(self.bridge.ln_final(flat))
+        return self._capped(logits.reshape(*resid.shape[:-1], -1))
 
     def token_logits(
         self, resid: Float[Tensor, "*axes d_model"], tokens: Int[Tensor, "token"]
@@ -260,8 +260,7 @@ class HookedModel:
         with torch.no_grad():
             x = self.bridge.ln_final(resid.reshape(-1, 1, self.d_model).float()).float()
             if self.hf_model is not None:
-                weight = self.hf_model.get_output_embeddings().weight[tokens].float()
-                logits = x @ weight.T
+                logits = x @ self.hf_model.get_output_embeddings().weight[tokens].float().T
             else:
                 logits = x @ self.bridge.W_U[:, tokens].float() + self.bridge.b_U[tokens]
         return self._capped(logits.reshape(*resid.shape[:-1], -1))
@@ -318,27 +317,9 @@ class HookedModel:
         The first tokens are left out because the very first one is an attention sink whose norm is up
         to a hundred times that of the others.
         """
-        layers = range(self.n_layers) if layers is None else layers
-        self.require_one_row("residual_norm")
-        encoded = [encoding.ids for encoding in self.encode_all(texts)]
-        totals, count = torch.zeros(len(layers), dtype=torch.float64), 0
-        norms: dict[int, Tensor] = {}
-        collect = [
-            (
-                (layer, "resid_post"),
-                lambda x, hook, layer=layer: norms.__setitem__(layer, x.float().norm(dim=-1)),
-            )
-            for layer in layers
-        ]
-        for rows in plan([len(ids) for ids in encoded]):
-            batch = pad([encoded[row] for row in rows], "right", self.pad_token_id).to(self.device)
-            self.forward(batch, stop_after=max(layers), fwd_hooks=collect)
-            chosen = ranks(batch.mask) >= from_rank
-            totals += torch.stack([norms[layer][chosen].sum() for layer in layers]).cpu().double()
-            count += int(chosen.sum())
-        if not count:
-            raise ValueError(f"no text has a token of rank {from_rank} or more; give longer texts or a lower from_rank")
-        return (totals / count).float()
+        from emolens.pooling import residual_norm
+
+        return residual_norm(self, texts, layers, from_rank)
 
     # --- writing -----------------------------------------------------------------------------------
 

@@ -313,3 +313,30 @@ def token_moments(
     mean = total / count
     covariance = square / count - mean[:, :, None] * mean[:, None, :]
     return TokenMoments(layers, mean.float(), covariance.float())
+
+
+def residual_norm(
+    model: HookedModel, texts: Text | Sequence[Text], layers: Sequence[int] | None, from_rank: int
+) -> Float[Tensor, "layer"]:
+    """`HookedModel.residual_norm`."""
+    layers = range(model.n_layers) if layers is None else layers
+    model.require_one_row("residual_norm")
+    encoded = [encoding.ids for encoding in model.encode_all(texts)]
+    totals, count = torch.zeros(len(layers), dtype=torch.float64), 0
+    norms: dict[int, Tensor] = {}
+    collect = [
+        (
+            (layer, "resid_post"),
+            lambda x, hook, layer=layer: norms.__setitem__(layer, x.float().norm(dim=-1)),
+        )
+        for layer in layers
+    ]
+    for rows in plan([len(ids) for ids in encoded]):
+        batch = pad([encoded[row] for row in rows], "right", model.pad_token_id).to(model.device)
+        model.forward(batch, stop_after=max(layers), fwd_hooks=collect)
+        chosen = ranks(batch.mask) >= from_rank
+        totals += torch.stack([norms[layer][chosen].sum() for layer in layers]).cpu().double()
+        count += int(chosen.sum())
+    if not count:
+        raise ValueError(f"no text has a token of rank {from_rank} or more; give longer texts or a lower from_rank")
+    return (totals / count).float()

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm, rankdata
+from scipy.stats import false_discovery_control, norm, rankdata
 from scipy.stats import t as student_t
 
 from emolens.files import write_atomic
@@ -120,20 +120,6 @@ def sign_flip_p(values: np.ndarray, draws: int = 9999, seed: int = 0) -> float:
     return p_value(abs(values.mean()), np.abs((signs * values).mean(axis=1)))
 
 
-def prediction_interval(null: np.ndarray, level: float = 0.95) -> tuple[float, float]:
-    """Where one more draw of a normal null lies: Student's t, for nulls of few draws."""
-    null = np.asarray(null, dtype=float)
-    half = student_t.ppf((1 + level) / 2, len(null) - 1) * null.std(ddof=1) * np.sqrt(1 + 1 / len(null))
-    return float(null.mean() - half), float(null.mean() + half)
-
-
-def prediction_p(observed: float, null: np.ndarray, sides: int = 2) -> float:
-    """p of an observed value as one more draw of a normal null, by Student's t."""
-    null = np.asarray(null, dtype=float)
-    t = (observed - null.mean()) / max(null.std(ddof=1) * np.sqrt(1 + 1 / len(null)), 1e-12)
-    return float(2 * student_t.sf(abs(t), len(null) - 1) if sides == 2 else student_t.sf(t, len(null) - 1))
-
-
 def p_value(observed: float, null: np.ndarray) -> float:
     """Share of null draws that reach the observed value, which itself counts as one of them."""
     return float((1 + (np.asarray(null) >= observed - 1e-12).sum()) / (1 + len(null)))
@@ -156,3 +142,41 @@ def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
     centre, spread = share + z**2 / (2 * n), z * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
     low, high = (centre - spread) / (1 + z**2 / n), (centre + spread) / (1 + z**2 / n)
     return float(max(low, 0.0)), float(min(high, 1.0))
+
+
+def bootstrap_columns(
+    values: np.ndarray, draws: int = 2000, level: float = 0.95, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Percentile bootstrap intervals of the mean of each column; all columns see the same rows drawn."""
+    low, high = np.quantile(bootstrap_draws(values, draws, seed), [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return low, high
+
+
+def bootstrap_draws(values: np.ndarray, draws: int = 2000, seed: int = 0) -> np.ndarray:
+    """Means of each column over rows drawn with replacement, one row for each draw."""
+    n = len(values)
+    times = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), draws)
+    return times @ np.asarray(values, dtype=float) / n
+
+
+def false_discovery(p: np.ndarray) -> np.ndarray:
+    """q values by Benjamini and Hochberg: of the results with q at most 0.05, 5 % are expected to be false."""
+    return false_discovery_control(np.asarray(p, dtype=float), method="bh")
+
+
+def outside_draws(
+    value: np.ndarray, null: np.ndarray, difference: bool = False, level: float = 0.95
+) -> tuple[np.ndarray, ...]:
+    """Whether a value lies outside the spread of a few null draws: p, and the prediction interval of one more draw.
+
+    Student's t with a draw less than there are as degrees of freedom. The first axis of `null` is the draws.
+
+    Args:
+        difference: the value is the difference of two independent draws, so the interval is centred on 0.
+    """
+    n, spread = len(null), null.std(axis=0, ddof=1)
+    middle = np.zeros_like(spread) if difference else null.mean(axis=0)
+    error = spread * np.sqrt(2 if difference else 1 + 1 / n)
+    p = 2 * student_t.sf(np.abs(value - middle) / np.maximum(error, 1e-12), n - 1)
+    reach = student_t.ppf((1 + level) / 2, n - 1) * error
+    return p, middle - reach, middle + reach

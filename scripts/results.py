@@ -1,8 +1,9 @@
 """Run the studies in full on both embedded models: `make results`.
 
 Writes `figures/data/PART-MODEL.json` for each part (tables with nulls and intervals, verdicts, the stamp, how many
-minutes it took with how many threads) and, with the instruct model, `figures/data/written-stories.jsonl`, stories
-that the model wrote itself. The notebooks show these numbers and check that what they measure live agrees.
+minutes it took with how many threads); the parts post_training and rulers are of the base model alone. With the
+instruct model, `figures/data/written-stories.jsonl`: stories that it wrote itself. The notebooks show these numbers and
+check that what they measure live agrees.
 """
 
 import argparse
@@ -176,8 +177,63 @@ def preferences(model: el.HookedModel, vectors: el.EmotionVectors) -> dict[str, 
     }
 
 
+def post_training(model: el.HookedModel, vectors: el.EmotionVectors) -> dict[str, StudyResult]:
+    """Notebook 07. The null children come from the user's cache, or are trained: some two minutes each."""
+    study, chosen = studies.post_training, vectors.chosen_layer()
+    manners = {name: el.load_adapter(model, name) for name in studies.children.DIALOGUES}
+    posts = [child.model for child in manners.values()]
+    null = [child.model for child in studies.children.null_children(model)]
+    full = el.compare(model, posts, vectors, null=null, layers=vectors.layers).table()
+    shown = full[full["ruler"] == "base"].drop(columns=["form", "ruler", "p"])
+    emotions, axes = (shown[shown["of"] == of] for of in ("emotion", "axis"))
+    challenging = emotions[emotions["group"] == "challenging"]
+    wide = challenging.pivot_table(index=["child", "emotion"], columns="layer", values="shift", sort=False)
+    theirs = el.compare(model, null, vectors, layers=[chosen]).table()
+    theirs = theirs[theirs["of"] == "emotion"]
+    table = theirs.pivot_table(index=["ruler", "group", "emotion"], columns="child", values="shift", sort=False)
+    manner = studies.manner.run(model, vectors, null=null)
+    rows = manner.table().drop(columns=["p", "ruler"])
+    here = rows["layer"] == chosen
+    difference = rows[here & rows["place"].eq("before the reply")].assign(child="bright - composed")
+    paper = pd.concat([emotions[emotions["layer"] == chosen], difference, theirs[theirs["ruler"] == "base"]])
+    kept = pd.concat([rows[here], rows[rows["of"].eq("axis") & ~here]])
+    models = {"base": model} | {name: child.model for name, child in manners.items()}
+    found = {
+        "shifts": StudyResult(
+            "shifts", emotions[emotions["layer"] == chosen], study.verdict(full, chosen), "shift_dots"
+        ),
+        "summary": study.by_layer(full),
+        "axes": StudyResult("axes", axes, study.along_axes(axes, chosen)),
+        "by_layer": StudyResult("by_layer", wide.reset_index().rename(columns=str), "Shift of each emotion by block."),
+        "null": StudyResult("null", table.reset_index(), "Shift of each emotion in every child without a manner."),
+        "held_out_null": studies.manner.held_out_null(model, vectors, null),
+        "manner": StudyResult("manner", kept, manner.verdict(), "shift_dots"),
+        "against_paper": studies.manner.against_paper(paper[paper["of"] == "emotion"]),
+        "replies": studies.manner.replies(models, tokens=40),
+    }
+    found |= {f"training_{name}": child.curve() for name, child in manners.items()}
+    return found
+
+
+def rulers(model: el.HookedModel, vectors: el.EmotionVectors) -> dict[str, StudyResult]:
+    """Notebook 07: each model's own vectors, from the plain stories at one block, as rulers; how far they moved."""
+    plain, study, layer = el.corpus.stories("plain"), studies.post_training, vectors.chosen_layer()
+    posts = [el.load_adapter(model, name).model for name in studies.children.DIALOGUES]
+    null = [child.model for child in studies.children.null_children(model)]
+    both = el.compare(model, posts, null=null, layers=[layer], corpus=plain)
+    found = {"rulers": StudyResult("rulers", study.summary(both.table()), both.verdict())}
+    own = el.derive(model, plain, [layer])
+    for post in posts:
+        theirs, name = el.derive(post, plain, [layer]), post.name.split("+")[1]
+        found[f"moved_{name}"] = study.moved(own, theirs)
+        found[f"geometry_{name}"] = studies.alignment.between(model, own, post, theirs, same=layer, corpus=plain)
+    return found
+
+
 PARTS = {"derivation": derivation, "reading": reading, "geometry": geometry}
 PARTS |= {"patching": patching, "steering": steering, "writing": writing, "preferences": preferences}
+PARTS |= {"post_training": post_training, "rulers": rulers}
+ONLY = dict.fromkeys(("post_training", "rulers"), studies.children.BASE)  # the other model is no base model
 
 
 def main() -> None:
@@ -194,6 +250,8 @@ def main() -> None:
         model = el.load(name)
         vectors = el.derive(model)
         for part in options.parts:
+            if ONLY.get(part, name) != name:
+                continue
             began = time.time()
             results = PARTS[part](model, vectors)
             took = {"minutes": round((time.time() - began) / 60, 1), "threads": torch.get_num_threads()}

@@ -459,3 +459,54 @@ def test_attention_must_fit_its_tokens(monkeypatch):
     monkeypatch.setitem(sys.modules, "circuitsvis.attention", None)
     with pytest.raises(ImportError, match=r"emolens\[notebooks\]"):
         plots.circuitsvis_attention(["a"], np.ones((4, 1, 1)))
+
+
+# --- training --------------------------------------------------------------------------------------
+
+
+def shift_table():
+    rows = [
+        {"of": of, "child": child, "group": group, "emotion": f"e{number}", "shift": sign * (10 - number) / 100}
+        for of in ("emotion", "axis")
+        for child, sign in (("first", 1), ("second", -1))
+        for group in ("challenging", "neutral", "challenging - neutral")
+        for number in range(21)
+    ]
+    table = pd.DataFrame(rows)
+    table["low"], table["high"] = table["shift"] - 0.01, table["shift"] + 0.01
+    return table.assign(null_low=-0.03, null_high=0.03, counts=table["shift"].abs() > 0.03)
+
+
+def test_shift_dots_show_both_ends_of_the_first_child_with_null_and_what_counts():
+    ax = plots.shift_dots(shift_table(), k=4)
+    names = [text.get_text() for text in ax.get_yticklabels()]
+    assert names == ["e0", "e1", "e2", "e3", "e17", "e18", "e19", "e20"] and ax.yaxis_inverted()
+    assert legend(ax) == ["one more null child, 95 %", "challenging", "neutral"]
+    dots = [one for one in ax.collections if hasattr(one, "get_offsets") and len(one.get_offsets()) == 8]
+    shifts = np.array([0.10, 0.09, 0.08, 0.07, -0.07, -0.08, -0.09, -0.10])
+    np.testing.assert_allclose(dots[0].get_offsets()[:, 0], shifts)
+    inside = plots.shift_dots(shift_table().assign(counts=False), k=4)
+    hollow = [one for one in inside.collections if len(one.get_offsets()) == 8]
+    assert (hollow[0].get_facecolor() == 1).all() and not (dots[0].get_facecolor() == 1).all()
+    assert len(plots.shift_dots(shift_table(), k=12).get_yticklabels()) == 21  # all, where there are few
+    with pytest.raises(ValueError, match="missing: low, high"):
+        plots.shift_dots(pd.DataFrame({"emotion": ["a"], "shift": [0.1]}))
+
+
+def test_training_curves_keep_losses_and_watched_emotions_apart():
+    losses = pd.DataFrame({"tokens": [0, 10, 20], "series": "held out", "loss": [3.0, 2.5, 2.0]})
+    steps = pd.DataFrame({"tokens": [10, 20], "series": "trained on", "loss": [2.9, 2.1]})
+    watched = [
+        {"tokens": tokens, "series": "calm", "score": start + tokens / 100, "child": child}
+        for child, start in (("one", 0.5), ("two", -0.5))
+        for tokens in (0, 10, 20)
+    ]
+    frame = pd.concat([steps, losses, pd.DataFrame(watched)])
+    ax = plots.loss_curve(frame.drop(columns="child"))
+    assert legend(ax) == ["trained on", "held out"] and list(line(ax, "held out").get_ydata()) == [3.0, 2.5, 2.0]
+    assert line(ax, "trained on").get_linestyle() == "None"
+    ax = plots.watched_curves(pd.DataFrame(watched))
+    assert legend(ax) == ["calm, one", "calm, two"]
+    for child, dash in (("one", "-"), ("two", "--")):
+        curve = line(ax, f"calm, {child}")
+        assert list(curve.get_ydata()) == pytest.approx([0, 0.1, 0.2]) and curve.get_linestyle() == dash

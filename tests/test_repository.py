@@ -84,6 +84,14 @@ def test_the_numbers_of_the_readme_are_those_that_were_measured() -> None:
         assert [row[column].strip() for row in rows if len(row) == 5 and re.match(r" \d", row[2])] == shown
 
 
+def test_the_comparison_in_the_readme_is_the_one_that_was_measured() -> None:
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    measured = json.loads((ROOT / "figures/data/post_training-gemma-3-270m.json").read_text())["results"]
+    assert measured["manner"]["verdict"] in readme and measured["held_out_null"]["verdict"] in readme
+    recipe = json.loads((ROOT / "emolens/data/adapters/gemma-3-270m-composed.json").read_text())
+    assert len(measured["null"]["table"][0]) - 3 == 5 and recipe["dialogues"]["rows"] == 260
+
+
 def test_the_gallery_is_that_of_the_figures(tmp_path: Path) -> None:
     for figure in (ROOT / "figures").glob("*.png"):
         shutil.copy(figure, tmp_path)

@@ -13,6 +13,7 @@ from emolens.plots.matrices import score_matrix, similarity_matrix
 from emolens.plots.saving import gallery, save
 from emolens.plots.tables import agreement, component_bars, detection_bars, value_curves
 from emolens.plots.tokens import token_curves, token_scores
+from emolens.plots.training import loss_curve, shift_dots, watched_curves
 
 __all__ = [
     "HTML",
@@ -29,13 +30,16 @@ __all__ = [
     "heatmap",
     "interactive_map",
     "layer_sweep",
+    "loss_curve",
     "patch_map",
     "reliability",
     "save",
     "scatter",
     "score_matrix",
+    "shift_dots",
     "similarity_matrix",
     "token_curves",
     "token_scores",
     "value_curves",
+    "watched_curves",
 ]

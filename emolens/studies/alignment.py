@@ -7,8 +7,10 @@ import pandas as pd
 import torch
 
 import emolens.corpus as texts
+from emolens.corpus import Corpus
 from emolens.geometry import alike, triangle
 from emolens.model import HookedModel
+from emolens.pooling import RULES, pool
 from emolens.refit import refit
 from emolens.stats import StudyResult, p_text, p_value
 from emolens.vectors import EmotionVectors
@@ -37,12 +39,20 @@ def run(model: HookedModel, vectors: EmotionVectors, size: str = "full", method:
     return StudyResult("alignment", frame, verdict, "score_matrix", options)
 
 
-def halves(model: HookedModel, vectors: EmotionVectors, layer: int) -> tuple[EmotionVectors, EmotionVectors]:
-    """Vectors from two halves of the topics of each register, at one layer."""
-    corpus = texts.stories()
-    topics = {r: sorted({s.topic for s in corpus if s.register == r}) for r in ("literary", "plain")}
-    side = torch.tensor([topics[s.register].index(s.topic) % 2 == 0 for s in corpus])
-    return refit(model, vectors, [layer], keep=side), refit(model, vectors, [layer], keep=~side)
+def halves(
+    model: HookedModel, vectors: EmotionVectors, layer: int, corpus: Corpus | None = None
+) -> tuple[EmotionVectors, EmotionVectors]:
+    """Vectors from two halves of the topics of each register, at one layer.
+
+    Args:
+        corpus: the stories that the vectors were derived from at this layer alone; default all the packaged ones.
+    """
+    stories = texts.stories() if corpus is None else corpus
+    topics = {r: sorted({s.topic for s in stories if s.register == r}) for r in {s.register for s in stories}}
+    side = torch.tensor([topics[s.register].index(s.topic) % 2 == 0 for s in stories])
+    pooled = None if corpus is None else pool(model, corpus.texts, [layer], RULES, progress=False)
+    one, other = (refit(model, vectors, [layer], corpus=corpus, pooled=pooled, keep=rows) for rows in (side, ~side))
+    return one, other
 
 
 def between(
@@ -53,19 +63,25 @@ def between(
     method: str = "denoised",
     draws: int = 999,
     seed: int = 0,
+    same: int | None = None,
+    corpus: Corpus | None = None,
 ) -> StudyResult:
     """Similarity of two models' cosine matrices, with a ceiling from split halves and a permutation null.
 
     Vectors of both models from the same stories share what is accidental in those stories, so the two are also
     compared on different halves of the topics. There the ceiling holds: the geometric mean of how well two
     halves agree within each model.
+
+    Args:
+        same: the layer of both, for two checkpoints; default the one chosen for each on the stories.
+        corpus: as for `halves`.
     """
-    layers = vectors.chosen_layer(method), other.chosen_layer(method)
+    layers = (vectors.chosen_layer(method), other.chosen_layer(method)) if same is None else (same, same)
     found = alike([vectors.matrix(layers[0], method), other.matrix(layers[1], method)])
     parts = [
         half.matrix(layer, method)
         for m, v, layer in ((model, vectors, layers[0]), (other_model, other, layers[1]))
-        for half in halves(m, v, layer)
+        for half in halves(m, v, layer, corpus)
     ]
     half = alike(parts)["pearson"]
     own = float(half[0, 1]), float(half[2, 3])

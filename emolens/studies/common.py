@@ -3,8 +3,11 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import torch
 
+import emolens.corpus as texts
 from emolens.encoding import Message
 from emolens.model import HookedModel
 from emolens.vectors import EmotionVectors
@@ -55,3 +58,16 @@ def tokens_before(model: HookedModel, text: str, end: int) -> int:
 def user(text: str) -> list[Message]:
     """A user's message in the model's chat format, up to the place where the reply begins."""
     return [{"role": "user", "content": text}]
+
+
+def rating_weights(emotions: Sequence[str], scale: str = "valence", middle: float | None = None) -> torch.Tensor:
+    """Weights that take the mean over the emotions that people rate above the middle of a scale less that below it.
+
+    Args:
+        middle: default the median of the rated emotions; 5 is the middle of the Glasgow scale of valence.
+    """
+    rated = {name: row[scale] for name, row in texts.ratings("glasgow").items() if name in emotions}
+    middle = float(np.median(list(rated.values()))) if middle is None else middle
+    away = torch.tensor([rated.get(name, middle) - middle for name in emotions])
+    above, below = (away > 0).float(), (away < 0).float()
+    return above / above.sum().clamp(min=1) - below / below.sum().clamp(min=1)

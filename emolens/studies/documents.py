@@ -12,7 +12,7 @@ import emolens.corpus as texts
 from emolens.model import HookedModel
 from emolens.read import activations, score
 from emolens.stats import StudyResult, correlation
-from emolens.studies.common import READOUTS, layers_of
+from emolens.studies.common import READOUTS, layers_of, rating_weights
 from emolens.vectors import EmotionVectors
 
 KINDS = ("products", "films", "editorials")
@@ -22,10 +22,7 @@ MIDDLE = 5.0  # of the Glasgow scale of valence, 1 to 9
 
 def valence_weights(emotions: tuple[str, ...]) -> Float[Tensor, "emotion"]:
     """Weights that take the mean over the emotions rated pleasant less the mean over those rated unpleasant."""
-    rated = texts.ratings("glasgow")
-    valence = torch.tensor([rated.get(name, {"valence": MIDDLE})["valence"] - MIDDLE for name in emotions])
-    pleasant, unpleasant = (valence > 0).float(), (valence < 0).float()
-    return pleasant / pleasant.sum() - unpleasant / unpleasant.sum()
+    return rating_weights(emotions, "valence", MIDDLE)
 
 
 def valence(

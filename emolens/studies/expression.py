@@ -14,7 +14,7 @@ from emolens.dose import dose_response, null_directions
 from emolens.measures import Measure, coherence, expressed
 from emolens.model import HookedModel
 from emolens.read import read
-from emolens.stats import StudyResult, bootstrap_mean, prediction_interval
+from emolens.stats import StudyResult, bootstrap_mean, outside_draws
 from emolens.steer import Where, steer
 from emolens.studies.common import check_size
 from emolens.studies.documents import vader
@@ -155,9 +155,9 @@ def conditions(
         gaps = found[0::2] - found[1::2]
         low, high = bootstrap_mean(gaps[0], seed=seed)
         # So wide that by chance any of the cells lies outside in one of twenty studies.
-        null = prediction_interval(gaps[1:].mean(axis=1), 1 - 0.05 / len(cells))
+        null = outside_draws(np.zeros(()), gaps[1:].mean(axis=1), level=1 - 0.05 / len(cells))[1:]
         row = {"condition": name, "layer": layers if isinstance(layers, int) else layer, "effect": gaps[0].mean()}
-        rows.append(row | {"low": low, "high": high, "null_low": null[0], "null_high": null[1]})
+        rows.append(row | {"low": low, "high": high, "null_low": float(null[0]), "null_high": float(null[1])})
     return _outside(pd.DataFrame(rows), strength)
 
 

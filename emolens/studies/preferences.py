@@ -5,14 +5,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import false_discovery_control
 
 import emolens.corpus as texts
 from emolens.direction import Direction
 from emolens.dose import null_directions
 from emolens.model import HookedModel
 from emolens.read import activations, score
-from emolens.stats import StudyResult, bootstrap_mean, correlation, p_text, p_value, prediction_p
+from emolens.stats import StudyResult, bootstrap_mean, correlation, false_discovery, outside_draws, p_text, p_value
 from emolens.steer import steer
 from emolens.studies.circumplex import ratings
 from emolens.studies.common import check_size
@@ -131,7 +130,7 @@ def run(model: HookedModel, vectors: EmotionVectors, size: str = "full", elo: An
         row |= {"category_low": by_category[0], "category_high": by_category[1], "r_within": inside[e]}
         rows.append(row | {"p_within": p_value(abs(inside[e]), abs(null_inside[:, e]))})
     table = pd.DataFrame(rows)
-    table["q"], table["q_within"] = (false_discovery_control(table[p]) for p in ("p", "p_within"))
+    table["q"], table["q_within"] = (false_discovery(table[p].to_numpy()) for p in ("p", "p_within"))
     rated, valence = ratings(vectors.emotions, "glasgow", "valence")
     table["valence"] = pd.Series(valence, index=rated).reindex(range(len(table)))
     follows, by_chance = (_r(x.T, valence[None]).ravel() for x in (r[None, rated], null[:, rated]))
@@ -257,7 +256,7 @@ def causal(
     table["r"] = table["direction"].map(observed.set_index("emotion")["r"]).where(table["kind"].eq("emotion"))
     for kind in kinds:
         null = table.loc[table["kind"].eq(kind), "effect"]
-        p = np.array([prediction_p(one, null.to_numpy()) for one in effect[: len(named)]]) * len(named)
+        p = outside_draws(effect[: len(named)], null.to_numpy())[0] * len(named)
         table[f"p_{kind}"] = pd.Series(p.clip(max=1), index=range(len(named))).reindex(table.index)
     kept = [column for column in table if column.startswith("p_")]
     above = table.loc[table[kept].max(axis=1, skipna=False) <= 0.05, "direction"].tolist()

@@ -1,0 +1,15 @@
+"""Make the children of the embedded base model: `make posttrain`.
+
+The two that ship with the package are trained again where their files were deleted; the five without a manner,
+the null, go to the user's cache.
+"""
+
+import emolens as el
+from emolens.studies import children
+
+base = el.load(children.BASE)
+for manner in children.DIALOGUES:
+    child = children.train(base, manner)
+    print(f"{child.curve().verdict()} {child.path.stat().st_size / 1e6:.2f} MB, {child.record['seconds']:.0f} s")
+for child in children.null_children(base):
+    print(f"{child.curve().verdict()} {child.record['seconds']:.0f} s")
