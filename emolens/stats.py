@@ -179,4 +179,4 @@ def outside_draws(
     error = spread * np.sqrt(2 if difference else 1 + 1 / n)
     p = 2 * student_t.sf(np.abs(value - middle) / np.maximum(error, 1e-12), n - 1)
     reach = student_t.ppf((1 + level) / 2, n - 1) * error
-    return p, middle - reach, middle + reach
+    return tuple(np.asarray(part) for part in (p, middle - reach, middle + reach))

@@ -50,7 +50,31 @@ def test_order_consistency_is_1_without_bias_0_with_nothing_else_and_a_half_by_c
     assert pairs.order_consistency(planted(0 * strength, 0, 1)).mean() == pytest.approx(0.5, abs=0.05)
 
 
+def test_the_interval_of_consistency_covers_a_half_when_nothing_is_preferred():
+    covered = 0
+    for seed in range(60):
+        low, high = pairs.consistency_interval(np.where(np.eye(24), np.nan, planted(np.zeros(24), 0, 1, seed)), 200)
+        covered += low <= 0.5 <= high
+    assert covered >= 50
+    assert pairs.consistency_interval(planted(np.linspace(-1, 1, 24), 0, 0.3))[0] > 0.8
+
+
+def test_pairs_run_under_one_steering_only(model):
+    stamp = {"fingerprint": model.fingerprint, "model": model.name, "default_layer": 1}
+    values = torch.randn(1, model.d_model)
+    one = el.Direction("d", (1,), values, torch.ones(1), torch.zeros(1, model.d_model), False, stamp)
+    with el.steer(model, [one, None], 0.1), pytest.raises(ValueError, match="all_pairs batches its texts"):
+        pairs.all_pairs(model, OPTIONS)
+    with el.steer(model, one, 3.0, where="prompt"):
+        odds = pairs.all_pairs(model, OPTIONS)
+        _, a, b = pairs.answer_tokens(model)
+        logits = model.logits([pairs.choice(model, OPTIONS[0], OPTIONS[1]).ids])[0]
+    assert odds[0, 1] == pytest.approx(float(logits[a] - logits[b]), abs=1e-3)
+
+
 def test_spans_hold_the_options(model):
+    same = pairs.choice(model, "it", "was it")
+    assert model.tokenizer.decode(same.ids[slice(*same.second)]) in ("was <unk>", "was it")
     one = pairs.choice(model, OPTIONS[0], OPTIONS[1])
     said = [model.tokenizer.decode(one.ids[start:end]) for start, end in (one.first, one.second)]
     assert said == OPTIONS[:2]
