@@ -124,7 +124,7 @@ def patch_map(frame: pd.DataFrame, title: str = "", ax: Axes | None = None) -> A
     across = "position" if frame["position"].notna().all() else "head"
     table = frame.pivot(index="layer", columns=across, values="share")
     ax = ax or new_axes(max(5, 0.36 * table.shape[1] + 2), 5)
-    limit = max(1.0, float(np.abs(table.to_numpy()).max()))
+    limit = float(np.abs(table.to_numpy()).max()) or 1.0
     image = ax.imshow(table, cmap="cividis", vmin=-limit, vmax=limit, aspect="auto", origin="lower",
                       interpolation="nearest")  # fmt: skip
     ax.figure.colorbar(image, ax=ax, shrink=0.8).set_label("share of the change (1: all of it)")

@@ -92,7 +92,8 @@ def run(model: HookedModel, vectors: EmotionVectors, size: str = "full", seed: i
         f"({odds['last token'].iloc[-1]:.0%}); from block {crossing[0] if len(crossing) else '-'} on "
         f"the last token carries more."
     )
-    plotted = table.assign(series=table["measure"] + ", " + table["place"])
+    read_later = (table["measure"] == "score") & (table["layer"] > vectors.default_layer)  # of what comes after it
+    plotted = table[~read_later].assign(series=table["measure"] + ", " + table["place"])
     options = {"ylabel": "share of the change", "series": "series", "title": "Where the changed word's effect stands"}
     return StudyResult("patching", plotted, sentence, "effect_by_layer", options)
 
