@@ -84,6 +84,14 @@ def test_the_numbers_of_the_readme_are_those_that_were_measured() -> None:
         assert [row[column].strip() for row in rows if len(row) == 5 and re.match(r" \d", row[2])] == shown
 
 
+def test_the_speed_of_steering_in_the_readme_is_the_one_that_was_measured() -> None:
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    found = json.loads((ROOT / "benchmarks/results/steering-smollm2-135m-instruct.json").read_text())
+    assert f"{found['generation']['batched_speed_over_one_by_one']:.1f} times as fast as one `generate`" in readme
+    assert f"at {found['generation']['steered_over_unsteered_tokens_per_second']:.2f} of the unsteered" in readme
+    assert f"{found['pairs']['speed_over_pair_by_pair']:.2f} times as fast as one pass for each pair" in readme
+
+
 def test_the_comparison_in_the_readme_is_the_one_that_was_measured() -> None:
     readme = " ".join((ROOT / "README.md").read_text().split())
     measured = json.loads((ROOT / "figures/data/post_training-gemma-3-270m.json").read_text())["results"]
