@@ -90,12 +90,15 @@ def test_the_speed_of_steering_in_the_readme_is_the_one_that_was_measured() -> N
     assert f"{found['generation']['batched_speed_over_one_by_one']:.1f} times as fast as one `generate`" in readme
     assert f"at {found['generation']['steered_over_unsteered_tokens_per_second']:.2f} of the unsteered" in readme
     assert f"{found['pairs']['speed_over_pair_by_pair']:.2f} times as fast as one pass for each pair" in readme
+    steered = json.loads((ROOT / "figures/data/steering-smollm2-135m-instruct.json").read_text())["results"]
+    assert steered["word_probability"]["verdict"] in readme
 
 
 def test_the_comparison_in_the_readme_is_the_one_that_was_measured() -> None:
     readme = " ".join((ROOT / "README.md").read_text().split())
     measured = json.loads((ROOT / "figures/data/post_training-gemma-3-270m.json").read_text())["results"]
     assert measured["manner"]["verdict"] in readme and measured["held_out_null"]["verdict"] in readme
+    assert max(row["called"] for row in measured["held_out_null"]["table"]) <= 0.05
     recipe = json.loads((ROOT / "emolens/data/adapters/gemma-3-270m-composed.json").read_text())
     assert len(measured["null"]["table"][0]) - 3 == 5 and recipe["dialogues"]["rows"] == 260
 
