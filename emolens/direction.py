@@ -22,7 +22,8 @@ class Direction:
     """A linear combination of emotions, to steer or compare with: `0.05 * v["calm"] - 0.05 * v["desperate"]`.
 
     `values` is the sum of coefficient x unit denoised vector. A coefficient is a steering strength,
-    in mean residual norms of each layer; sums are not renormalised.
+    in mean residual norms of each layer; sums are not renormalised, and beside a term with a coefficient one
+    without counts with a strength of 1.
     """
 
     name: str
@@ -53,14 +54,12 @@ class Direction:
     def __add__(self, other: "Direction") -> "Direction":
         if other.layers != self.layers or other.stamp["fingerprint"] != self.stamp["fingerprint"]:
             raise ValueError(f"{self.name!r} and {other.name!r} are of other layers or of another model")
-        if self.scaled != other.scaled:
-            raise ValueError(f"{self.name!r} and {other.name!r}: give both a coefficient, or neither")
         joined = f"{self.name} + {other.name}".replace("+ -", "- ")
         return replace(
             self,
             name=joined,
             values=self.values + other.values,
-            scaled=self.scaled,
+            scaled=self.scaled or other.scaled,
             terms=self.terms + other.terms,
         )
 

@@ -30,6 +30,14 @@ class _Neutral:
         return basis[basis.norm(dim=1) > 0.5]  # the rows of zeros fill up
 
 
+def _stories(vectors: EmotionVectors) -> Corpus:
+    """The packaged stories. Raises ValueError for vectors that were derived from others."""
+    packaged = texts.stories()
+    if vectors.stamp.get("corpus", packaged.hash) != packaged.hash:
+        raise ValueError("these vectors were not derived from the packaged stories: name theirs with corpus=")
+    return packaged
+
+
 def refit(
     model: HookedModel,
     vectors: EmotionVectors,
@@ -51,7 +59,7 @@ def refit(
         corpus, pooled: labels and activations, where they are not those of the packaged stories.
         rank: average every story from this rank on.
     """
-    corpus = texts.stories() if corpus is None else corpus
+    corpus = _stories(vectors) if corpus is None else corpus
     pooled = pool(model, corpus.texts, rules=RULES, progress=False) if pooled is None else pooled
     layers = vectors.layers if layers is None else tuple(layers)
     if register is not None:
@@ -77,7 +85,7 @@ def shuffled(
 
     What such vectors read is what any 171 directions of this recipe would read. `options` as for `refit`.
     """
-    corpus = texts.stories() if corpus is None else corpus
+    corpus = _stories(vectors) if corpus is None else corpus
     options.setdefault("pooled", pool(model, corpus.texts, rules=RULES, progress=False))
     groups: dict[tuple[str, str], list[int]] = {}
     for number, story in enumerate(corpus):

@@ -258,7 +258,7 @@ def test_ratings_of_ones_own(tmp_path):
 
 def test_stimuli_are_those_of_the_data_card():
     rows = {"implicit": 96, "intensity": 15, "negation": 24, "binding": 24, "showcase": 9}
-    rows |= {"impossible_tasks": 10, "leverage": 7, "sycophancy": 24}
+    rows |= {"activities": 64, "impossible_tasks": 10, "leverage": 7, "sycophancy": 24}
     rows |= {"assistant_dialogues": 260, "assistant_dialogues_bright": 260, "post_training_prompts": 180}
     assert {name: len(corpus.stimuli(name)) for name in corpus.STIMULI} == rows
     card = data_path("README.md").read_text("utf-8")
