@@ -35,6 +35,20 @@ def few_dialogues():
         yield few
 
 
+@pytest.fixture(scope="module")
+def planted():
+    """The planted model and the vectors derived from its stories."""
+    import planted as known
+
+    from emolens import corpus
+    from emolens.derive import derive
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(corpus, "neutral", lambda: known.neutral(0))
+        model, _ = known.planted_model(0)
+        yield model, derive(model, known.stories(0), cache=False, progress=False)
+
+
 @pytest.fixture(autouse=True)
 def own_cache(request, tmp_path, monkeypatch):
     """Tests of mechanics write to a folder of their own; tests of real models use the user's cache and all cores."""

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from planted import EMOTIONS, neutral, planted_model, sentence, stories
+from planted import EMOTIONS, sentence
 from tiny import tiny_llama, tiny_tokenizer
 
 import emolens as el
@@ -14,14 +14,6 @@ from emolens import corpus
 from emolens.model import HookedModel
 from emolens.plots.doses import patch_map, scatter
 from emolens.studies import expression, patching, word_probability
-
-
-@pytest.fixture(scope="module")
-def planted():
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(corpus, "neutral", lambda: neutral(0))
-        model, _ = planted_model(0)
-        yield model, el.derive(model, stories(0), cache=False, progress=False)
 
 
 @pytest.fixture

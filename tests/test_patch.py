@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from planted import CARRIED_BY, EMOTIONS, WRITES_IN, neutral, planted_model, sentence, stories
+from planted import CARRIED_BY, EMOTIONS, WRITES_IN, sentence
 from tiny import tiny_gemma, tiny_llama, tiny_tokenizer
 
 import emolens as el
@@ -20,14 +20,6 @@ SOURCE, TARGET = "she ran and the river was very cold", "she ran and the door wa
 @pytest.fixture(params=[tiny_llama, tiny_gemma], ids=["llama", "gemma"])
 def model(request):
     return HookedModel.from_hf(request.param(), tiny_tokenizer(), "tiny")
-
-
-@pytest.fixture(scope="module")
-def planted():
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(corpus, "neutral", lambda: neutral(0))
-        model, _ = planted_model(0)
-        yield model, el.derive(model, stories(0), cache=False, progress=False)
 
 
 def versions(cue, other, seed=3, at=8):
