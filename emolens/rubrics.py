@@ -92,14 +92,15 @@ def labelled_replies(name: str) -> list[Labelled]:
     if name not in RUBRICS:
         raise ValueError(f"no labelled replies {name!r}{did_you_mean(name, RUBRICS)}; there are {', '.join(RUBRICS)}")
     return [
-        Labelled((_context(row), reply), label, row["id"])
+        Labelled((conversation(row), reply), label, row["id"])
         for row in texts.stimuli(name)
         for label in RUBRICS[name].labels
         for reply in row[label]
     ]
 
 
-def _context(row: Mapping[str, Any]) -> list[Message]:
+def conversation(row: Mapping[str, Any]) -> list[Message]:
+    """What comes before the replies of a packaged scenario: the turns, or the system message and the inbox."""
     if "turns" in row:
         return [{"role": turn["role"], "content": turn["text"]} for turn in row["turns"]]
     mails = [f"From: {m['from']}\nTo: {m['to']}\nSubject: {m['subject']}\n\n{m['body']}" for m in row["emails"]]
