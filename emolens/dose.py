@@ -1,7 +1,7 @@
 """`dose_response`: what steering does to a measure, beside what directions that mean nothing do, and what it costs."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from emolens.encoding import Text
 from emolens.measures import Measure, coherence
 from emolens.model import HookedModel
 from emolens.refit import shuffled
-from emolens.stats import StudyResult, bootstrap_mean, outside_draws, p_value
+from emolens.stats import Contrast, StudyResult, contrast, outside_draws, p_value
 from emolens.steer import Where, default_layer, steer
 from emolens.vectors import EmotionVectors
 
@@ -64,6 +64,7 @@ def dose_response(
     strengths: Sequence[float],
     nulls: Nulls | None = None,
     *,
+    null_strengths: Sequence[float] | None = None,
     layers: int | Sequence[int] | None = None,
     where: Where = "all",
     bounds: tuple[float, float] | None = None,
@@ -80,6 +81,7 @@ def dose_response(
         items: what the measure is asked about: prompts, scenarios. Intervals resample them.
         directions: without coefficients; `strengths` are theirs, 0 being the baseline.
         nulls: of `null_directions`. Without them no verdict is given.
+        null_strengths: those of the strengths at which the nulls are run, default all; slopes are over these.
         bounds: the least and greatest value that the measure can have: a baseline there can't be measured.
         cost_prompts: prompts for `measures.coherence`; without them the columns of costs are left out.
 
@@ -89,28 +91,69 @@ def dose_response(
         that strength lie; the `slope` of the effect over the strengths, with interval; `p_{kind}`, of its size
         against the largest of each null family; the `verdict`; and the costs.
     """
+    for kind, draws in (nulls or {}).items():
+        if len(draws) < 10:
+            raise ValueError(f"the null {kind!r} has {len(draws)} draws; a p value needs at least 10")
+    found = cells(
+        model, measure, items, directions, strengths, nulls, null_strengths, layers, where,
+        cost_prompts, rows_at_once, seed, progress,
+    )  # fmt: skip
+    frame = table(found, contrast(range(len(items)), seed=seed), bounds)
+    options = {"ylabel": unit or "effect"}
+    return StudyResult("dose_response", frame, _sentence(frame, len(items), unit), "dose_response", options)
+
+
+@dataclass(frozen=True)
+class Cells:
+    """What a measure gave for every item: unsteered, the change under each direction and strength, and under nulls."""
+
+    names: tuple[str, ...]
+    strengths: list[float]
+    null_strengths: list[float]
+    baseline: np.ndarray  # [direction item]
+    effects: np.ndarray  # [direction strength item]
+    nulls: dict[str, np.ndarray]  # [draw direction strength item]
+    costs: dict[str, np.ndarray]  # [direction strength]
+
+
+def cells(
+    model: HookedModel,
+    measure: Measure,
+    items: Sequence[Any],
+    directions: Sequence[Direction],
+    strengths: Sequence[float],
+    nulls: Nulls | None = None,
+    null_strengths: Sequence[float] | None = None,
+    layers: int | Sequence[int] | None = None,
+    where: Where = "all",
+    cost_prompts: Sequence[Text] = (),
+    rows_at_once: int = 96,
+    seed: int = 0,
+    progress: bool = True,
+) -> Cells:
+    """The values behind `dose_response`, for who wants several contrasts of them (see `stats.contrast`)."""
     strengths = [float(s) for s in strengths if s]
-    if not strengths or not len(directions) or not len(items):
+    tested = strengths if null_strengths is None else [float(s) for s in null_strengths if s]
+    if not strengths or not len(directions) or not len(items) or not set(tested) <= set(strengths):
         raise ValueError(
-            f"{len(directions)} directions, {len(items)} items, strengths {strengths}: give at least one of each, "
-            f"and a strength besides 0"
+            f"{len(directions)} directions, {len(items)} items, strengths {strengths}, nulls at {tested}: give at "
+            f"least one of each, a strength besides 0, and nulls at some of the strengths"
         )
     run = _Runner(model, measure, items, layers, where, rows_at_once)
     families = {kind: list(draws) for kind, draws in (nulls or {}).items()}
     for kind, draws in families.items():
-        if len(draws) < 10 or any(len(family) != len(directions) for family in draws):
-            raise ValueError(f"the null {kind!r} needs at least 10 draws of {len(directions)} directions each")
-    total = len(strengths) * len(directions) * (1 + sum(map(len, families.values())))
+        if not draws or any(len(family) != len(directions) for family in draws):
+            raise ValueError(
+                f"each draw of the null {kind!r} needs {len(directions)} directions, as many as are looked at"
+            )
+    total = len(directions) * (len(strengths) + len(tested) * sum(map(len, families.values())))
     with tqdm(total=total, unit="cell", disable=not progress) as bar:
         cost = coherence(model, cost_prompts, seed=seed) if cost_prompts else None
         baseline = run.grid([list(directions)], [0.0])[0][0]  # its own for each: a measure may depend on the name
         values, costs = run.grid([list(directions)], strengths, bar, cost)
-        null_effects = {kind: run.grid(draws, strengths, bar)[0] - baseline for kind, draws in families.items()}
-    frame = _table(directions, strengths, baseline[:, 0], values[0] - baseline, null_effects, bounds, seed)
-    if costs:
-        frame = pd.concat([frame, pd.DataFrame(costs)], axis=1)
-    options = {"ylabel": unit or "effect"}
-    return StudyResult("dose_response", frame, _sentence(frame, len(items), unit), "dose_response", options)
+        null_effects = {kind: run.grid(draws, tested, bar)[0] - baseline for kind, draws in families.items()}
+    names = tuple(one.name for one in directions)
+    return Cells(names, strengths, tested, baseline[:, 0], values[0] - baseline, null_effects, costs)
 
 
 class _Runner:
@@ -173,37 +216,33 @@ def family_p(observed: float, largest: np.ndarray) -> float:
     return two_sided / 2 if observed >= largest.mean() else 1 - two_sided / 2
 
 
-def _table(
-    directions: Sequence[Direction],
-    strengths: list[float],
-    baseline: np.ndarray,
-    effects: np.ndarray,
-    nulls: dict[str, np.ndarray],
-    bounds: tuple[float, float] | None,
-    seed: int,
-) -> pd.DataFrame:
-    steepest = {kind: np.abs(slopes(x, strengths).mean(axis=-1)).max(axis=1) for kind, x in nulls.items()}
+def table(found: Cells, over: Contrast, bounds: tuple[float, float] | None = None) -> pd.DataFrame:
+    """A row for each direction and strength, as `dose_response` describes it, of a contrast over the items."""
+    nulls = {kind: over.of(x) for kind, x in found.nulls.items()}  # [draw direction strength]
+    tested = [found.strengths.index(s) for s in found.null_strengths]
+    steepest = {
+        kind: np.abs(slopes(x[..., None], found.null_strengths)[..., 0]).max(axis=1) for kind, x in nulls.items()
+    }
     rows = []
-    for number, one in enumerate(directions):
-        slope = slopes(effects[number], strengths)
-        low, high = bootstrap_mean(slope, seed=seed)
-        p = {f"p_{kind}": family_p(abs(slope.mean()), draws) for kind, draws in steepest.items()}
+    for number, name in enumerate(found.names):
+        slope = slopes(found.effects[number, tested], found.null_strengths)
+        mean, (low, high), start = over.of(slope), over.interval(slope), over.of(found.baseline[number])
+        p = {f"p_{kind}": family_p(float(abs(mean)), draws) for kind, draws in steepest.items()}
         verdict = "no null"
-        start = baseline[number].mean()
         if bounds is not None and min(abs(start - bound) for bound in bounds) < 1e-9:
             verdict = f"cannot be measured (baseline at {start:g})"
         elif p:
             verdict = "above the null" if max(p.values()) <= LEVEL else "inside the null"
-        for s, strength in enumerate(strengths):
-            cell = effects[number, s]
-            cell_low, cell_high = bootstrap_mean(cell, seed=seed)
-            row = {"direction": one.name, "strength": strength, "baseline": start, "effect": cell.mean()}
-            row |= {"low": cell_low, "high": cell_high}
+        lows, highs = over.interval(found.effects[number])
+        for s, strength in enumerate(found.strengths):
+            row = {"direction": name, "strength": strength, "baseline": start}
+            row |= {"effect": over.of(found.effects[number, s]), "low": lows[s], "high": highs[s]}
             for kind, x in nulls.items():
-                band = np.quantile(x[:, :, s].mean(axis=-1), [LEVEL / 2, 1 - LEVEL / 2])
+                at = x[..., tested.index(s)] if s in tested else np.nan
+                band = np.quantile(at, [LEVEL / 2, 1 - LEVEL / 2])
                 row |= {f"{kind}_low": band[0], f"{kind}_high": band[1]}
-            rows.append(row | {"slope": slope.mean(), "slope_low": low, "slope_high": high} | p | {"verdict": verdict})
-    return pd.DataFrame(rows)
+            rows.append(row | {"slope": mean, "slope_low": low, "slope_high": high} | p | {"verdict": verdict})
+    return pd.concat([pd.DataFrame(rows), pd.DataFrame(found.costs)], axis=1)
 
 
 def _sentence(frame: pd.DataFrame, items: int, unit: str) -> str:

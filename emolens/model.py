@@ -19,6 +19,7 @@ from emolens.errors import did_you_mean
 HookFn = Callable[..., Any]  # TransformerLens's signature: (tensor, hook) -> tensor | None
 Runner = Callable[..., Tensor]  # of a Batch, and if need be of its Pass and a key-value cache
 HookName = str | tuple[int, str]  # a full name, or (layer, site)
+Hook = tuple[HookName, HookFn]
 
 
 class _Stop(Exception):
@@ -154,7 +155,7 @@ class HookedModel:
         """TransformerLens's name of a hook point: site "resid_post", "mlp_out", "attn.hook_z", ..."""
         return f"blocks.{self.check_layer(layer)}.{site if 'hook_' in site else f'hook_{site}'}"
 
-    def hooks(self, fwd_hooks: Iterable[tuple[HookName, HookFn]]) -> Any:
+    def hooks(self, fwd_hooks: Iterable[Hook]) -> Any:
         """Context manager that runs `fn(tensor, hook)` at each named point; leaving it removes them all.
 
         A name is a full one or `(layer, site)`. Inside, do not rely on `hook.name`: TransformerLens 4
@@ -167,7 +168,7 @@ class HookedModel:
         return self.bridge.hooks(fwd_hooks=named)
 
     @contextmanager
-    def stopping(self, layer: int, fwd_hooks: Iterable[tuple[HookName, HookFn]] = ()) -> Iterator[Runner]:
+    def stopping(self, layer: int, fwd_hooks: Iterable[Hook] = (), grad: bool = False) -> Iterator[Runner]:
         """Yields `run(batch) -> residual`: the output of block `layer`, after which each pass ends.
 
         No logits are computed. The hooks are installed once for all passes inside the context, which
@@ -181,14 +182,14 @@ class HookedModel:
 
         def run(batch: Batch, now: Pass | None = None, past: Any = None) -> Tensor:
             with suppress(_Stop):
-                self._run(batch, now, past)
+                self._run(batch, now, past, grad)
             return kept.pop()
 
         with self.hooks([*fwd_hooks, ((layer, "resid_post"), stop)]):
             yield run
 
-    def _run(self, batch: Batch, now: Pass | None = None, past: Any = None) -> Tensor:
-        with torch.no_grad(), self.passes(now or Pass.of(batch)):
+    def _run(self, batch: Batch, now: Pass | None = None, past: Any = None, grad: bool = False) -> Tensor:
+        with torch.set_grad_enabled(grad), self.passes(now or Pass.of(batch)):
             if past is not None:
                 return self.hf_model(batch.ids, past_key_values=past, use_cache=True, logits_to_keep=1).logits
             # The mask is always passed: without it TransformerLens 4 reads a left-padded batch wrongly, in silence.
@@ -228,7 +229,7 @@ class HookedModel:
         texts: Text | Sequence[Text] | Batch,
         *,
         stop_after: int | None = None,
-        fwd_hooks: Iterable[tuple[HookName, HookFn]] = (),
+        fwd_hooks: Iterable[Hook] = (),
     ) -> Float[Tensor, "batch pos width"]:
         """The output of block `stop_after` (`batch pos d_model`), or without it the logits (`batch pos vocab`).
 
@@ -249,7 +250,7 @@ class HookedModel:
         In bfloat16 a logit of 20 is rounded to an eighth; see `token_logits`.
         """
         flat = resid.reshape(-1, 1, self.d_model).to(self.dtype)
-        with torch.no_grad():
+        with torch.set_grad_enabled(resid.requires_grad):
             logits = self.bridge.unembed(self.bridge.ln_final(flat))
         return self._capped(logits.reshape(*resid.shape[:-1], -1))
 

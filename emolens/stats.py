@@ -1,7 +1,7 @@
 """Intervals, nulls, and the result that every study returns."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -157,6 +157,79 @@ def bootstrap_draws(values: np.ndarray, draws: int = 2000, seed: int = 0) -> np.
     n = len(values)
     times = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), draws)
     return times @ np.asarray(values, dtype=float) / n
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A mean over observations, or a difference of two, as weights: `point` and a row of `draws` for each resample."""
+
+    point: np.ndarray  # [observation]
+    draws: np.ndarray  # [draw observation]
+
+    def of(self, values: np.ndarray) -> np.ndarray:
+        """The contrast of values [... observation]."""
+        return np.asarray(values, dtype=float) @ self.point
+
+    def interval(self, values: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+        """Its percentile bootstrap interval."""
+        drawn = np.asarray(values, dtype=float) @ self.draws.T
+        low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=-1)
+        return low, high
+
+
+def contrast(
+    groups: Sequence[Any],
+    sign: Sequence[int] | None = None,
+    covariate: Sequence[float] | np.ndarray | None = None,
+    draws: int = 2000,
+    seed: int = 0,
+) -> Contrast:
+    """Mean over groups of the mean of their observations, of those with sign +1 less those with sign -1.
+
+    The bootstrap draws groups, and then observations of each sign within each group that was drawn.
+
+    Args:
+        groups: the group (the scenario) of each observation.
+        sign: +1, -1, or 0 for an observation that is left out; default +1 for all.
+        covariate: a number for each observation, such as a length, that is held equal by least squares within groups.
+
+    Raises:
+        ValueError: a group in which one of the signs does not occur.
+    """
+    _, code = np.unique(np.asarray(groups), return_inverse=True)
+    signs = np.ones(len(code), dtype=int) if sign is None else np.asarray(sign)
+    kinds, names = sorted(set(signs) - {0}), np.unique(code[signs != 0])  # a group of zeros is left out
+    n, rng = len(names), np.random.default_rng(seed)
+    picks = rng.integers(0, n, (draws, n))
+    times = np.concatenate([np.ones((1, n), dtype=int), np.stack([np.bincount(row, minlength=n) for row in picks])])
+    weights = np.zeros((draws + 1, len(code)))
+    for group, name in enumerate(names):
+        for kind in kinds:
+            own = np.flatnonzero((code == name) & (signs == kind))
+            if not len(own):
+                raise ValueError(f"group {np.unique(groups)[name]} has no observation with the sign {kind:+d}")
+            weights[0, own] = kind / len(own) / n
+            drawn = rng.multinomial(times[1:, group] * len(own), np.full(len(own), 1 / len(own)))
+            weights[1:, own] = kind * drawn / len(own) / n
+    if covariate is not None:
+        weights = _adjusted(np.abs(weights), code, signs, np.asarray(covariate, dtype=float))
+    return Contrast(weights[0], weights[1:])
+
+
+def _adjusted(often: np.ndarray, code: np.ndarray, signs: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Weights of the least-squares coefficient of the sign, beside a covariate and the groups, for rows of `often`."""
+    inside = code == np.arange(code.max() + 1)[:, None]
+
+    def centred(values: np.ndarray) -> np.ndarray:
+        total = np.maximum(often @ inside.T, 1e-12)
+        return values - (((often * values) @ inside.T) / total) @ inside
+
+    k, x = centred((signs > 0).astype(float)), centred(x)
+    kk, kx, xx = ((often * a * b).sum(axis=1, keepdims=True) for a, b in ((k, k), (k, x), (x, x)))
+    rest = xx - kx**2 / np.maximum(kk, 1e-12)
+    slope = np.divide(kx, xx, out=np.zeros_like(kx), where=rest > 1e-9 * xx)  # of the sign on the covariate
+    residual = k - slope * x
+    return often * residual / np.maximum((often * residual * k).sum(axis=1, keepdims=True), 1e-12)
 
 
 def false_discovery(p: np.ndarray) -> np.ndarray:

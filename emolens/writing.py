@@ -12,10 +12,11 @@ from torch import Tensor
 
 from emolens.batching import Batch, Pass, pad, plan
 from emolens.encoding import PLAIN_ROLES, Encoding, Text, as_list, is_chat, is_one
-from emolens.model import HookedModel
-from emolens.steer import per_text
+from emolens.model import HookedModel, Runner
+from emolens.steer import Columns, per_text
 
-LOGITS_AT_ONCE = 2**26  # entries of the largest matrix of logits that is held
+LOGITS_AT_ONCE = 2**24  # entries of the largest matrix of logits that is held
+GRADIENT_TOKENS = 1024  # of a batch whose activations are kept for the way back
 
 
 class SharedPrompt:
@@ -61,10 +62,7 @@ class SharedPrompt:
 
         Continuations that differ in their last token alone are run once.
         """
-        model, (*before, last) = self.model, self.encoding.ids
-        if not self.anywhere and self.made_under != model.steering:
-            raise ValueError("this prompt was run under another steering: share it in the context that it is used in")
-        inputs = [(last, *tokens[:-1]) for tokens in continuations]
+        model, inputs = self.model, [self.input(tokens) for tokens in continuations]
         distinct = list(dict.fromkeys(inputs))
         at_once = [[number] for number in range(len(distinct))]
         if model.rows == 1:
@@ -73,20 +71,30 @@ class SharedPrompt:
         with model.stopping(model.n_layers - 1) as run:
             for numbers in at_once:
                 rows = [distinct[number] for number in numbers]
-                length = tuple(len(before) + len(row) + 1 for row in rows)
-                if self.cache is None:
-                    whole = pad([[*before, *row] for row in rows], "right", model.pad_token_id).to(model.device)
-                    resid = run(whole, self._pass(len(rows), 0, length=length))[:, len(before) :]
-                else:
-                    # No mask is needed: the padding is on the right, where no token looks.
-                    batch = pad(rows, "right", model.pad_token_id).to(model.device)
-                    cache = self.cache_for(len(rows), max(len(rows), model.rows))
-                    resid = run(batch, self._pass(len(rows), len(before), length=length), cache)
+                resid = self.after(run, rows)
                 resid = resid.expand(max(len(resid), model.rows), -1, -1)
                 for row, tokens in enumerate(rows):
                     kept = resid if model.rows > 1 else resid[row : row + 1]
                     out[tokens] = kept[:, : len(tokens)]
         return [out[tokens] for tokens in inputs]
+
+    def input(self, continuation: Sequence[int]) -> tuple[int, ...]:
+        """What is run to score a continuation: the prompt's last token and all of the continuation but its last."""
+        return self.encoding.ids[-1], *continuation[:-1]
+
+    def after(self, run: Runner, rows: Sequence[Sequence[int]]) -> Float[Tensor, "row pos d_model"]:
+        """`run` (see `HookedModel.stopping`) of rows of `input`, after the rest of the prompt."""
+        if not self.anywhere and self.made_under != self.model.steering:
+            raise ValueError("this prompt was run under another steering: share it in the context that it is used in")
+        model, before = self.model, self.encoding.ids[:-1]
+        length = tuple(len(before) + len(row) + 1 for row in rows)
+        if self.cache is None:
+            whole = pad([[*before, *row] for row in rows], "right", model.pad_token_id).to(model.device)
+            return run(whole, self._pass(len(rows), 0, length=length))[:, len(before) :]
+        # No mask is needed: the padding is on the right, where no token looks.
+        batch = pad(rows, "right", model.pad_token_id).to(model.device)
+        cache = self.cache_for(len(rows), max(len(rows), model.rows))
+        return run(batch, self._pass(len(rows), len(before), length=length), cache)
 
 
 def _widened(layer: Any, rows: int) -> Any:
@@ -154,6 +162,52 @@ def log_probs(
         each = (own - torch.cat(total).view(len(resid), len(ids))).cpu()
         out.append(each.mean(dim=1) if per_token else each.sum(dim=1))
     return torch.stack(out, dim=1)
+
+
+def gradients(
+    model: HookedModel, prompt: SharedPrompt, continuations: Sequence[Sequence[int]], layer: int
+) -> tuple[Float[Tensor, "continuation"], Float[Tensor, "continuation d_model"]]:
+    """Log-probability per token of each continuation, and its gradient by what is added to the output of a block.
+
+    What is added is the same at all of the continuation's tokens, as `steer(..., where="generation")` adds it. The
+    product with any direction is the slope of the log-probability at strength 0: one backward pass for all directions.
+    """
+    model.require_one_row("gradients, which scores many continuations at once,")
+    found, slope = torch.empty(len(continuations)), torch.empty(len(continuations), model.d_model)
+    for numbers in plan([len(tokens) for tokens in continuations], GRADIENT_TOKENS):
+        tokens = [continuations[number] for number in numbers]
+        added = torch.zeros(len(tokens), 1, model.d_model, device=model.device, requires_grad=True)
+        columns = Columns(model)
+
+        def act(x: Tensor, hook: Any, added: Tensor = added, columns: Columns = columns) -> Tensor:
+            now, column = columns.next(x.shape[1])
+            rank = torch.arange(column, column + x.shape[1], device=x.device)
+            return x + (added * (rank >= now.prompt[0])[:, None]).to(x.dtype)  # type: ignore[union-attr]
+
+        with model.stopping(model.n_layers - 1, [((layer, "resid_post"), act)], grad=True) as run:
+            resid = prompt.after(run, [prompt.input(ids) for ids in tokens])
+        rows = torch.tensor([row for row, ids in enumerate(tokens) for _ in ids], device=model.device)
+        places = torch.tensor([place for ids in tokens for place in range(len(ids))], device=model.device)
+        value, outer = _gradient_of_last(model, resid[rows, places], torch.tensor([i for ids in tokens for i in ids]))
+        (inner,) = torch.autograd.grad(resid[rows, places], added, outer)
+        length = torch.tensor([len(ids) for ids in tokens])
+        found[numbers] = torch.zeros(len(tokens)).index_add(0, rows.cpu(), value) / length
+        slope[numbers] = inner[:, 0].float().cpu() / length[:, None]
+    return found, slope
+
+
+def _gradient_of_last(
+    model: HookedModel, resid: Float[Tensor, "pos d_model"], targets: Int[Tensor, "pos"]
+) -> tuple[Float[Tensor, "pos"], Float[Tensor, "pos d_model"]]:
+    """Log-probability of each target after a last residual, and its gradient by it, a slice at a time."""
+    values, outer = [], []
+    for x, own in zip(resid.detach().split(128), targets.to(resid.device).split(128), strict=True):
+        x = x.requires_grad_()
+        with torch.enable_grad():
+            value = -torch.nn.functional.cross_entropy(model.unembed(x).float(), own, reduction="none")
+        outer.append(torch.autograd.grad(value.sum(), x)[0])
+        values.append(value.detach().cpu())
+    return torch.cat(values), torch.cat(outer)
 
 
 def write(

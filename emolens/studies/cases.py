@@ -1,0 +1,251 @@
+"""A case study of two kinds of reply: what the model prefers, what a direction changes, and by which strengths.
+
+Leverage, reward hacking and sycophancy (paper, section 8) are three of them.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from emolens.direction import Direction
+from emolens.dose import LEVEL, Nulls, cells, family_p
+from emolens.dose import table as dose_table
+from emolens.encoding import Text
+from emolens.model import HookedModel
+from emolens.stats import Contrast, StudyResult
+from emolens.steer import Where
+from emolens.studies.replies import Preference, Reply
+
+PLACES = ("own", "control")
+DOSE = 0.1  # slopes are given per this strength
+SEVERAL = 8  # scenarios from which a verdict speaks of more than these
+DRAWS = 99  # null families of each kind; a draw costs a refit, and no pass of the model
+BAND = BY_RANK  # single null directions of each kind, at least, behind the band of a curve
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The kinds of reply that are compared, and in which scenarios (default all)."""
+
+    favoured: str
+    other: str
+    scenarios: tuple[str, ...] | None = None
+
+
+def run(
+    model: HookedModel,
+    vectors: EmotionVectors,
+    rows: Sequence[Mapping[str, Any]],
+    pairs: Mapping[str, Pair],
+    emotions: Sequence[str],
+    *,
+    same: Mapping[str, str] | None = None,
+    context: Callable[[Mapping[str, Any]], Text] = conversation,
+    by_length: bool = False,
+    strengths: Sequence[float] = (),
+    curves: Sequence[str] | None = None,
+    where: Where = "generation",
+    layer: int | None = None,
+    size: str = "full",
+    draws: int = DRAWS,
+    seed: int = 0,
+    progress: bool = True,
+) -> dict[str, StudyResult]:
+    """`baseline` and `first_order` for all pairs; and with strengths `curve: NAME` for each, in "full".
+
+    Args:
+        same, context: of `replies.prepare`; by_length: of `replies.between`.
+        curves: the pairs whose curves are drawn, default all.
+        where: what is steered in the curves; the slopes are those of steering the reply.
+        size: "full" takes the contexts of all other scenarios as control for the slopes and has `draws` families of
+            each null; "quick" takes one other context in turn and has no null. Curves always take one in turn.
+    """
+    check_size(size)
+    vectors.check_model(model)
+    full = size == "full"
+    layer = vectors.default_layer if layer is None else model.check_layer(layer)
+    kinds = list(dict.fromkeys(kind for pair in pairs.values() for kind in (pair.favoured, pair.other)))
+    directions = [vectors[name] for name in emotions]
+
+    def contrasts(items: Sequence[Reply], names: Iterable[str]) -> dict[str, Contrast]:
+        return {name: between(items, **vars(pairs[name]), by_length=by_length, seed=seed) for name in names}
+
+    items = prepare(model, rows, kinds, None if full else 1, same, context)
+    over = contrasts(items, pairs)
+    values, gradient = sensitivity(model, items, layer, progress)
+    nulls = null_directions(model, vectors, directions, draws, layer, seed) if full else {}
+    slopes = first_order(items, gradient, over, directions, layer, nulls)
+    found = {"baseline": baselines(items, values, over), "first_order": slopes}
+    if full and strengths:
+        names = list(pairs if curves is None else curves)
+        few = prepare(model, rows, kinds, 1, same, context)
+        weights = sum(np.abs(one.point) for one in contrasts(few, names).values())
+        few = [item for item, weight in zip(few, weights, strict=True) if weight]
+        ends = [min(strengths), max(strengths)]
+        band = {kind: families[: -(-BAND // len(directions))] for kind, families in nulls.items()}
+        costs = [context(row) for row in rows[:2]]
+        drawn = curve(
+            model, few, contrasts(few, names), directions, strengths, slopes.table(), band, ends,
+            layer=layer, where=where, cost_prompts=costs, seed=seed, progress=progress,
+        )  # fmt: skip
+        found |= {f"curve: {name}": result for name, result in drawn.items()}
+    return found
+
+
+def baselines(
+    items: Sequence[Reply], values: Float[np.ndarray, "place item"], contrasts: Mapping[str, Contrast]
+) -> StudyResult:
+    """What the unsteered model prefers: a row for each contrast, in nats per token."""
+    rows = []
+    for name, over in contrasts.items():
+        preferred = values[0] - values[1]
+        row = {"contrast": name} | dict(zip(PLACES, over.of(values), strict=True)) | {"preference": over.of(preferred)}
+        rows.append(
+            row | dict(zip(("low", "high"), over.interval(preferred), strict=True)) | signs(items, over, preferred)
+        )
+    said = "; ".join(
+        f"{row['contrast']}: {row['preference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}] (in the own context "
+        f"{row['own']:+.3f}, in the control {row['control']:+.3f}; {_count(row)})"
+        for row in rows
+    )
+    return StudyResult("baseline", pd.DataFrame(rows), f"Unsteered log-odds, nats per token. {said}.")
+
+
+def signs(items: Sequence[Reply], over: Contrast, values: Float[np.ndarray, "item"]) -> dict[str, Any]:
+    """The sign of a contrast in each scenario that counts, in order, and how many there are."""
+    scenario = np.array([item.scenario for item in items])
+    each = [(over.point * values)[scenario == name].sum() for name in dict.fromkeys(scenario[over.point != 0])]
+    return {"signs": "".join("+" if value > 0 else "-" for value in each), "scenarios": len(each)}
+
+
+def _count(row: Mapping[str, Any]) -> str:
+    return f"above 0 in {row['signs'].count('+')} of {row['scenarios']} scenarios"
+
+
+def first_order(
+    items: Sequence[Reply],
+    gradient: Float[np.ndarray, "place item d_model"],
+    contrasts: Mapping[str, Contrast],
+    directions: Sequence[Direction],
+    layer: int,
+    nulls: Nulls | None = None,
+) -> StudyResult:
+    """Effect of a small strength of each direction on each preference, with both nulls.
+
+    Returns:
+        A row for each contrast and direction: `effect` in nats per token for a strength of 0.1, with its interval, in
+        the `own` context and in the `control` (the effect is the difference); the sign in each scenario; where 95 % of
+        single null directions lie, `p_{kind}` of its size against the largest of each null family; the `verdict`.
+    """
+    preferred = gradient[0] - gradient[1]
+
+    def along(family: Sequence[Direction], of: np.ndarray = preferred) -> np.ndarray:  # [direction item]
+        return DOSE * np.stack([of @ _step(one, layer) for one in family])
+
+    drawn = {kind: np.stack([along(family) for family in draws]) for kind, draws in (nulls or {}).items()}
+    effects, parts = along(directions), [along(directions, of) for of in gradient]
+    rows = []
+    for name, over in contrasts.items():
+        null = {kind: over.of(x) for kind, x in drawn.items()}  # [draw direction]
+        lows, highs = over.interval(effects)
+        for number, one in enumerate(directions):
+            effect = float(over.of(effects[number]))
+            row = {"contrast": name, "direction": one.name, "layer": layer, "effect": effect}
+            row |= {"low": lows[number], "high": highs[number]} | signs(items, over, effects[number])
+            row |= {place: over.of(part[number]) for place, part in zip(PLACES, parts, strict=True)}
+            p = {f"p_{kind}": family_p(abs(effect), np.abs(x).max(axis=1)) for kind, x in null.items()}
+            for kind, x in null.items():
+                low, high = np.quantile(x, [LEVEL / 2, 1 - LEVEL / 2])
+                row |= {f"{kind}_low": low, f"{kind}_high": high}
+            verdict = "no null" if not p else "above the null" if max(p.values()) <= LEVEL else "inside the null"
+            rows.append(row | p | {"verdict": verdict})
+    frame = pd.DataFrame(rows)
+    return StudyResult("first_order", frame, verdict_of(frame), "effect_dots")
+
+
+def _step(one: Direction, layer: int) -> Float[np.ndarray, "d_model"]:
+    """What steering adds at strength 1."""
+    return (one.residual_norm[one.layers.index(layer)] * one.at(layer)).double().numpy()
+
+
+def verdict_of(frame: pd.DataFrame) -> str:
+    """The table of `first_order` in words."""
+    said = []
+    kinds = [column.removeprefix("p_") for column in frame if column.startswith("p_")]
+    for name, part in frame.groupby("contrast", sort=False):
+        few = f"In these {part['scenarios'].iloc[0]} scenarios, " if part["scenarios"].iloc[0] < SEVERAL else ""
+        each = []
+        for row in part.to_dict("records"):
+            p = ", ".join(f"p = {row[f'p_{kind}']:.3f} against {kind}" for kind in kinds)
+            each.append(
+                f"{row['direction']} {row['effect']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}], {_count(row)}, "
+                f"{row['verdict']}{f' ({p})' if p else ''}"
+            )
+        said.append(f"{few}{name}: {'; '.join(each)}")
+    at = f"for a strength of {DOSE:g} at block {frame['layer'].iloc[0]}"
+    return f"Change of the log-odds in nats per token {at}, to first order. {'. '.join(said)}."
+
+
+def curve(
+    model: HookedModel,
+    items: Sequence[Reply],
+    contrasts: Mapping[str, Contrast],
+    directions: Sequence[Direction],
+    strengths: Sequence[float],
+    slopes: pd.DataFrame,
+    nulls: Nulls | None = None,
+    null_strengths: Sequence[float] | None = None,
+    *,
+    layer: int | None = None,
+    where: Where = "generation",
+    cost_prompts: Sequence[Text] = (),
+    rows_at_once: int = 32,
+    seed: int = 0,
+    progress: bool = True,
+) -> dict[str, StudyResult]:
+    """The dose-response of each contrast, all from the same passes, beside what the slope at strength 0 foretells.
+
+    Args:
+        slopes: of `first_order`, whose test the verdict is.
+        nulls: families of which only the spread of single cells is taken, as a band.
+    """
+    found = cells(
+        model, Preference(where), items, directions, strengths, nulls, null_strengths, layer, where,
+        cost_prompts, rows_at_once, seed, progress,
+    )  # fmt: skip
+    out = {}
+    for name, over in contrasts.items():
+        frame = dose_table(found, over)
+        frame = frame.drop(columns=[c for c in frame if c.startswith(("p_", "slope_")) or c == "verdict"])
+        first = slopes[slopes["contrast"] == name].set_index("direction")
+        at = first.loc[frame["direction"]]
+        frame["linear"] = at["effect"].to_numpy() * frame["strength"].to_numpy() / DOSE
+        frame["verdict"] = at["verdict"].to_numpy()
+        options = {"ylabel": f"{name}\nlog-odds, nats per token", "title": "Effect of steering the reply, by strength"}
+        out[name] = StudyResult(
+            "dose_response", frame, _bent(frame, name, len({i.scenario for i in items})), "dose_response", options
+        )
+    return out
+
+
+def _bent(frame: pd.DataFrame, name: str, scenarios: int) -> str:
+    """How far the curve follows its slope at 0, and where it leaves the band of single nulls."""
+    kinds = [str(c).removesuffix("_low") for c in frame if str(c).endswith("_low")]
+    tested = frame.dropna(subset=[f"{kind}_low" for kind in kinds]) if kinds else frame.iloc[:0]
+    outside = np.ones(len(tested), dtype=bool)
+    for kind in kinds:
+        outside &= ~tested["effect"].between(tested[f"{kind}_low"], tested[f"{kind}_high"])
+    named = ", ".join(f"{row.direction} {row.strength:+g}" for row in tested[outside].itertuples())
+    share = np.corrcoef(frame["effect"], frame["linear"])[0, 1]
+    most = frame.loc[frame["effect"].abs().idxmax()]
+    few = f"In these {scenarios} scenarios, " if scenarios < SEVERAL else ""
+    return (
+        f"{few}{name}: the largest change is {most['effect']:+.3f} [{most['low']:+.3f}, {most['high']:+.3f}] nats per "
+        f"token, under {most['direction']} {most['strength']:+g}. The changes at all strengths and what the slopes at "
+        f"0 foretell correlate at r = {share:.3f}."
+        + (f" Outside 95% of single nulls of both kinds: {named or 'none'} of {len(tested)} cells." if kinds else "")
+    )
