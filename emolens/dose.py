@@ -64,7 +64,6 @@ def dose_response(
     strengths: Sequence[float],
     nulls: Nulls | None = None,
     *,
-    null_strengths: Sequence[float] | None = None,
     layers: int | Sequence[int] | None = None,
     where: Where = "all",
     bounds: tuple[float, float] | None = None,
@@ -81,7 +80,6 @@ def dose_response(
         items: what the measure is asked about: prompts, scenarios. Intervals resample them.
         directions: without coefficients; `strengths` are theirs, 0 being the baseline.
         nulls: of `null_directions`. Without them no verdict is given.
-        null_strengths: those of the strengths at which the nulls are run, default all; slopes are over these.
         bounds: the least and greatest value that the measure can have: a baseline there can't be measured.
         cost_prompts: prompts for `measures.coherence`; without them the columns of costs are left out.
 
@@ -91,11 +89,8 @@ def dose_response(
         that strength lie; the `slope` of the effect over the strengths, with interval; `p_{kind}`, of its size
         against the largest of each null family; the `verdict`; and the costs.
     """
-    for kind, draws in (nulls or {}).items():
-        if len(draws) < 10:
-            raise ValueError(f"the null {kind!r} has {len(draws)} draws; a p value needs at least 10")
     found = cells(
-        model, measure, items, directions, strengths, nulls, null_strengths, layers, where,
+        model, measure, items, directions, strengths, nulls, layers, where,
         cost_prompts, rows_at_once, seed, progress,
     )  # fmt: skip
     frame = table(found, contrast(range(len(items)), seed=seed), bounds)
@@ -109,7 +104,6 @@ class Cells:
 
     names: tuple[str, ...]
     strengths: list[float]
-    null_strengths: list[float]
     baseline: np.ndarray  # [direction item]
     effects: np.ndarray  # [direction strength item]
     nulls: dict[str, np.ndarray]  # [draw direction strength item]
@@ -123,7 +117,6 @@ def cells(
     directions: Sequence[Direction],
     strengths: Sequence[float],
     nulls: Nulls | None = None,
-    null_strengths: Sequence[float] | None = None,
     layers: int | Sequence[int] | None = None,
     where: Where = "all",
     cost_prompts: Sequence[Text] = (),
@@ -133,11 +126,10 @@ def cells(
 ) -> Cells:
     """The values behind `dose_response`, for who wants several contrasts of them (see `stats.contrast`)."""
     strengths = [float(s) for s in strengths if s]
-    tested = strengths if null_strengths is None else [float(s) for s in null_strengths if s]
-    if not strengths or not len(directions) or not len(items) or not set(tested) <= set(strengths):
+    if not strengths or not len(directions) or not len(items):
         raise ValueError(
-            f"{len(directions)} directions, {len(items)} items, strengths {strengths}, nulls at {tested}: give at "
-            f"least one of each, a strength besides 0, and nulls at some of the strengths"
+            f"{len(directions)} directions, {len(items)} items, strengths {strengths}: give at least one of each, "
+            f"and a strength besides 0"
         )
     run = _Runner(model, measure, items, layers, where, rows_at_once)
     families = {kind: list(draws) for kind, draws in (nulls or {}).items()}
@@ -146,14 +138,14 @@ def cells(
             raise ValueError(
                 f"each draw of the null {kind!r} needs {len(directions)} directions, as many as are looked at"
             )
-    total = len(directions) * (len(strengths) + len(tested) * sum(map(len, families.values())))
+    total = len(strengths) * len(directions) * (1 + sum(map(len, families.values())))
     with tqdm(total=total, unit="cell", disable=not progress) as bar:
         cost = coherence(model, cost_prompts, seed=seed) if cost_prompts else None
         baseline = run.grid([list(directions)], [0.0])[0][0]  # its own for each: a measure may depend on the name
         values, costs = run.grid([list(directions)], strengths, bar, cost)
-        null_effects = {kind: run.grid(draws, tested, bar)[0] - baseline for kind, draws in families.items()}
+        null_effects = {kind: run.grid(draws, strengths, bar)[0] - baseline for kind, draws in families.items()}
     names = tuple(one.name for one in directions)
-    return Cells(names, strengths, tested, baseline[:, 0], values[0] - baseline, null_effects, costs)
+    return Cells(names, strengths, baseline[:, 0], values[0] - baseline, null_effects, costs)
 
 
 class _Runner:
@@ -219,13 +211,10 @@ def family_p(observed: float, largest: np.ndarray) -> float:
 def table(found: Cells, over: Contrast, bounds: tuple[float, float] | None = None) -> pd.DataFrame:
     """A row for each direction and strength, as `dose_response` describes it, of a contrast over the items."""
     nulls = {kind: over.of(x) for kind, x in found.nulls.items()}  # [draw direction strength]
-    tested = [found.strengths.index(s) for s in found.null_strengths]
-    steepest = {
-        kind: np.abs(slopes(x[..., None], found.null_strengths)[..., 0]).max(axis=1) for kind, x in nulls.items()
-    }
+    steepest = {kind: np.abs(slopes(x[..., None], found.strengths)[..., 0]).max(axis=1) for kind, x in nulls.items()}
     rows = []
     for number, name in enumerate(found.names):
-        slope = slopes(found.effects[number, tested], found.null_strengths)
+        slope = slopes(found.effects[number], found.strengths)
         mean, (low, high), start = over.of(slope), over.interval(slope), over.of(found.baseline[number])
         p = {f"p_{kind}": family_p(float(abs(mean)), draws) for kind, draws in steepest.items()}
         verdict = "no null"
@@ -238,8 +227,7 @@ def table(found: Cells, over: Contrast, bounds: tuple[float, float] | None = Non
             row = {"direction": name, "strength": strength, "baseline": start}
             row |= {"effect": over.of(found.effects[number, s]), "low": lows[s], "high": highs[s]}
             for kind, x in nulls.items():
-                at = x[..., tested.index(s)] if s in tested else np.nan
-                band = np.quantile(at, [LEVEL / 2, 1 - LEVEL / 2])
+                band = np.quantile(x[..., s], [LEVEL / 2, 1 - LEVEL / 2])
                 row |= {f"{kind}_low": band[0], f"{kind}_high": band[1]}
             rows.append(row | {"slope": mean, "slope_low": low, "slope_high": high} | p | {"verdict": verdict})
     return pd.concat([pd.DataFrame(rows), pd.DataFrame(found.costs)], axis=1)

@@ -166,11 +166,11 @@ class Contrast:
     point: np.ndarray  # [observation]
     draws: np.ndarray  # [draw observation]
 
-    def of(self, values: np.ndarray) -> np.ndarray:
+    def of(self, values: np.ndarray) -> Any:
         """The contrast of values [... observation]."""
         return np.asarray(values, dtype=float) @ self.point
 
-    def interval(self, values: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    def interval(self, values: np.ndarray, level: float = 0.95) -> tuple[Any, Any]:
         """Its percentile bootstrap interval."""
         drawn = np.asarray(values, dtype=float) @ self.draws.T
         low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=-1)

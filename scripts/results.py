@@ -230,8 +230,24 @@ def rulers(model: el.HookedModel, vectors: el.EmotionVectors) -> dict[str, Study
     return found
 
 
+def leverage(model: el.HookedModel, vectors: el.EmotionVectors) -> dict[str, StudyResult]:
+    """Notebook 08."""
+    return studies.leverage.run(model, vectors)
+
+
+def reward_hacking(model: el.HookedModel, vectors: el.EmotionVectors) -> dict[str, StudyResult]:
+    """Notebook 09."""
+    return studies.reward_hacking.run(model, vectors)
+
+
+def sycophancy(model: el.HookedModel, vectors: el.EmotionVectors) -> dict[str, StudyResult]:
+    """Notebook 10."""
+    return studies.sycophancy.run(model, vectors)
+
+
 PARTS = {"derivation": derivation, "reading": reading, "geometry": geometry}
 PARTS |= {"patching": patching, "steering": steering, "writing": writing, "preferences": preferences}
+PARTS |= {"leverage": leverage, "reward_hacking": reward_hacking, "sycophancy": sycophancy}
 PARTS |= {"post_training": post_training, "rulers": rulers}
 ONLY = dict.fromkeys(("post_training", "rulers"), studies.children.BASE)  # the other model is no base model
 

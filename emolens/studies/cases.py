@@ -5,6 +5,7 @@ Leverage, reward hacking and sycophancy (paper, section 8) are three of them.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -12,19 +13,22 @@ import pandas as pd
 from jaxtyping import Float
 
 from emolens.direction import Direction
-from emolens.dose import LEVEL, Nulls, cells, family_p
+from emolens.dose import LEVEL, Nulls, cells, family_p, null_directions
 from emolens.dose import table as dose_table
 from emolens.encoding import Text
 from emolens.model import HookedModel
+from emolens.rubrics import conversation
 from emolens.stats import Contrast, StudyResult
 from emolens.steer import Where
-from emolens.studies.replies import Preference, Reply
+from emolens.studies.common import check_size
+from emolens.studies.replies import Preference, Reply, between, prepare, sensitivity
+from emolens.vectors import EmotionVectors
 
 PLACES = ("own", "control")
 DOSE = 0.1  # slopes are given per this strength
 SEVERAL = 8  # scenarios from which a verdict speaks of more than these
 DRAWS = 99  # null families of each kind; a draw costs a refit, and no pass of the model
-BAND = BY_RANK  # single null directions of each kind, at least, behind the band of a curve
+CHECKED = 10  # null directions of each kind whose effect is measured at full strength, too
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ def run(
     layer: int | None = None,
     size: str = "full",
     draws: int = DRAWS,
+    nulls: Nulls | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> dict[str, StudyResult]:
@@ -60,6 +65,7 @@ def run(
     Args:
         same, context: of `replies.prepare`; by_length: of `replies.between`.
         curves: the pairs whose curves are drawn, default all.
+        nulls: of `null_directions` for these emotions, where they are at hand.
         where: what is steered in the curves; the slopes are those of steering the reply.
         size: "full" takes the contexts of all other scenarios as control for the slopes and has `draws` families of
             each null; "quick" takes one other context in turn and has no null. Curves always take one in turn.
@@ -77,7 +83,8 @@ def run(
     items = prepare(model, rows, kinds, None if full else 1, same, context)
     over = contrasts(items, pairs)
     values, gradient = sensitivity(model, items, layer, progress)
-    nulls = null_directions(model, vectors, directions, draws, layer, seed) if full else {}
+    if nulls is None:
+        nulls = null_directions(model, vectors, directions, draws, layer, seed) if full else {}
     slopes = first_order(items, gradient, over, directions, layer, nulls)
     found = {"baseline": baselines(items, values, over), "first_order": slopes}
     if full and strengths:
@@ -85,13 +92,10 @@ def run(
         few = prepare(model, rows, kinds, 1, same, context)
         weights = sum(np.abs(one.point) for one in contrasts(few, names).values())
         few = [item for item, weight in zip(few, weights, strict=True) if weight]
-        ends = [min(strengths), max(strengths)]
-        band = {kind: families[: -(-BAND // len(directions))] for kind, families in nulls.items()}
         costs = [context(row) for row in rows[:2]]
         drawn = curve(
-            model, few, contrasts(few, names), directions, strengths, slopes.table(), band, ends,
-            layer=layer, where=where, cost_prompts=costs, seed=seed, progress=progress,
-        )  # fmt: skip
+            model, few, contrasts(few, names), directions, strengths, nulls, layer, where, costs, seed, progress
+        )
         found |= {f"curve: {name}": result for name, result in drawn.items()}
     return found
 
@@ -196,56 +200,59 @@ def curve(
     contrasts: Mapping[str, Contrast],
     directions: Sequence[Direction],
     strengths: Sequence[float],
-    slopes: pd.DataFrame,
-    nulls: Nulls | None = None,
-    null_strengths: Sequence[float] | None = None,
-    *,
-    layer: int | None = None,
+    nulls: Nulls,
+    layer: int,
     where: Where = "generation",
     cost_prompts: Sequence[Text] = (),
-    rows_at_once: int = 32,
     seed: int = 0,
     progress: bool = True,
 ) -> dict[str, StudyResult]:
     """The dose-response of each contrast, all from the same passes, beside what the slope at strength 0 foretells.
 
-    Args:
-        slopes: of `first_order`, whose test the verdict is.
-        nulls: families of which only the spread of single cells is taken, as a band.
+    Returns:
+        Tables as of `dose_response`, without a test: `linear` is the slope times the strength, and the bands of the
+        nulls are theirs. How well slopes foretell is measured on `CHECKED` null directions of each kind, too, at the
+        largest strength of either sign (in words).
     """
-    found = cells(
-        model, Preference(where), items, directions, strengths, nulls, null_strengths, layer, where,
-        cost_prompts, rows_at_once, seed, progress,
-    )  # fmt: skip
+    _, gradient = sensitivity(model, items, layer, progress)
+    slopes = first_order(items, gradient, contrasts, directions, layer, nulls).table()
+    options: dict[str, Any] = {"layers": layer, "where": where, "rows_at_once": 32, "seed": seed, "progress": progress}
+    found = cells(model, Preference(where), items, directions, strengths, cost_prompts=cost_prompts, **options)
+    drawn = [one for draws in nulls.values() for one in list(chain.from_iterable(draws))[:CHECKED]]
+    ends = [min(strengths), max(strengths)]
+    checked = cells(model, Preference(where), items, drawn, ends, **options).effects if drawn else None
     out = {}
     for name, over in contrasts.items():
-        frame = dose_table(found, over)
-        frame = frame.drop(columns=[c for c in frame if c.startswith(("p_", "slope_")) or c == "verdict"])
-        first = slopes[slopes["contrast"] == name].set_index("direction")
-        at = first.loc[frame["direction"]]
-        frame["linear"] = at["effect"].to_numpy() * frame["strength"].to_numpy() / DOSE
-        frame["verdict"] = at["verdict"].to_numpy()
-        options = {"ylabel": f"{name}\nlog-odds, nats per token", "title": "Effect of steering the reply, by strength"}
-        out[name] = StudyResult(
-            "dose_response", frame, _bent(frame, name, len({i.scenario for i in items})), "dose_response", options
-        )
+        frame = dose_table(found, over).drop(columns=["slope", "slope_low", "slope_high", "verdict"])
+        at = slopes[slopes["contrast"] == name].set_index("direction").loc[frame["direction"]]
+        dose = frame["strength"].to_numpy() / DOSE
+        frame["linear"] = at["effect"].to_numpy() * dose
+        for kind in nulls:
+            ends_of = np.sort(np.outer(dose, [1, 1]) * at[[f"{kind}_low", f"{kind}_high"]].to_numpy(), axis=1)
+            frame[f"{kind}_low"], frame[f"{kind}_high"] = ends_of.T
+        said = _bent(frame, name, len({item.scenario for item in items}))
+        if checked is not None:
+            linear = np.outer([over.of((gradient[0] - gradient[1]) @ _step(one, layer)) for one in drawn], ends)
+            r = np.corrcoef(linear.ravel(), over.of(checked).ravel())[0, 1]
+            said += f" For {linear.size} cells of null directions at {ends[0]:+g} and {ends[1]:+g}: r = {r:.3f}."
+        options_of = {"ylabel": f"{name}\nlog-odds, nats per token", "title": "Effect of steering, by strength"}
+        out[name] = StudyResult("dose_response", frame, said, "dose_response", options_of)
     return out
 
 
 def _bent(frame: pd.DataFrame, name: str, scenarios: int) -> str:
-    """How far the curve follows its slope at 0, and where it leaves the band of single nulls."""
-    kinds = [str(c).removesuffix("_low") for c in frame if str(c).endswith("_low")]
-    tested = frame.dropna(subset=[f"{kind}_low" for kind in kinds]) if kinds else frame.iloc[:0]
-    outside = np.ones(len(tested), dtype=bool)
+    """The largest change, how the curve follows its slope at 0, and where it leaves both bands."""
+    outside = np.ones(len(frame), dtype=bool)
+    kinds = [str(column).removesuffix("_low") for column in frame if str(column).endswith("_low")]
     for kind in kinds:
-        outside &= ~tested["effect"].between(tested[f"{kind}_low"], tested[f"{kind}_high"])
-    named = ", ".join(f"{row.direction} {row.strength:+g}" for row in tested[outside].itertuples())
-    share = np.corrcoef(frame["effect"], frame["linear"])[0, 1]
+        outside &= ~frame["effect"].between(frame[f"{kind}_low"], frame[f"{kind}_high"])
+    named = ", ".join(f"{row.direction} {row.strength:+g}" for row in frame[outside].itertuples())
+    r = np.corrcoef(frame["effect"], frame["linear"])[0, 1]
     most = frame.loc[frame["effect"].abs().idxmax()]
     few = f"In these {scenarios} scenarios, " if scenarios < SEVERAL else ""
     return (
         f"{few}{name}: the largest change is {most['effect']:+.3f} [{most['low']:+.3f}, {most['high']:+.3f}] nats per "
-        f"token, under {most['direction']} {most['strength']:+g}. The changes at all strengths and what the slopes at "
-        f"0 foretell correlate at r = {share:.3f}."
-        + (f" Outside 95% of single nulls of both kinds: {named or 'none'} of {len(tested)} cells." if kinds else "")
+        f"token, under {most['direction']} {most['strength']:+g}. "
+        + (f"Outside 95% of single nulls of both kinds: {named or 'none'} of {len(frame)} cells. " if kinds else "")
+        + f"All {len(frame)} changes and what the slopes at 0 foretell correlate at r = {r:.3f}."
     )

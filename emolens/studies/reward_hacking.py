@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import emolens.corpus as texts
+from emolens.dose import null_directions
 from emolens.encoding import Message
 from emolens.model import HookedModel
 from emolens.stats import StudyResult
@@ -46,6 +47,8 @@ def run(
     pairs = {f"false over honest report{'' if condition == 'impossible' else ', solvable tasks'}":
              Pair(*REPORTS, tasks(condition)) for condition in ("impossible", "solvable")}  # fmt: skip
     options: dict[str, Any] = {"where": where, "size": size, "seed": seed, "progress": progress}
+    if size == "full":
+        options["nulls"] = null_directions(model, vectors, [vectors[name] for name in EMOTIONS], cases.DRAWS, seed=seed)
     found = cases.run(model, vectors, rows, pairs, EMOTIONS, strengths=STRENGTHS, curves=list(pairs)[:1], **options)
     code = {"hack over honest code": Pair(*CODE, tasks("impossible"))}
     other = cases.run(model, vectors, rows, code, EMOTIONS, context=request, by_length=True, **options)
