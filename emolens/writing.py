@@ -16,7 +16,7 @@ from emolens.model import HookedModel, Runner
 from emolens.steer import Columns, per_text
 
 LOGITS_AT_ONCE = 2**24  # entries of the largest matrix of logits that is held
-GRADIENT_TOKENS = 1024  # of a batch whose activations are kept for the way back
+GRADIENT_TOKENS = 512  # of a batch whose activations are kept for the way back
 
 
 class SharedPrompt:

@@ -64,6 +64,35 @@ def planted_model(seed: int = 0) -> tuple[HookedModel, torch.Tensor]:
     return HookedModel.from_hf(hf_model, vocab, "planted"), emotion - emotion.mean(dim=0)
 
 
+def case_model(emotion: str = "afraid", seed: int = 0) -> HookedModel:
+    """The planted model, in which moreover a direction raises a topic's own reply where that topic was spoken of.
+
+    A head of block 2 carries the topics, and block 3 multiplies them with the emotion: word 2t is the reply of topic
+    t that it raises, word 2t + 1 the one that it leaves alone.
+    """
+    model, _ = planted_model(seed)
+    layers, size = model.hf_model.model.layers, WIDTH // 4
+    vocab, embed, head = model.tokenizer, model.hf_model.model.embed_tokens.weight, model.hf_model.lm_head.weight
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        ids = [vocab.convert_tokens_to_ids(f"topic{t}") for t in range(TOPICS)]
+        topic = embed[ids] / 14
+        cause = head[vocab.convert_tokens_to_ids(emotion)] / 0.4
+        replies = [vocab.convert_tokens_to_ids(f"word{2 * t}") for t in range(TOPICS)]
+        written = embed[[vocab.convert_tokens_to_ids(f"cue{t}") for t in range(TOPICS)]]  # no word of a reply has it
+        embed[vocab.unk_token_id] = embed[vocab.convert_tokens_to_ids("word29")]  # no noise that a norm makes loud
+        attention = layers[2].self_attn
+        attention.q_proj.weight[size : 2 * size] = 0
+        attention.v_proj.weight[size : size + TOPICS] = topic
+        attention.o_proj.weight[:, size : size + TOPICS] = 0.3 * topic.T
+        mlp = layers[3].mlp
+        mlp.gate_proj.weight[:TOPICS] = cause
+        mlp.up_proj.weight[:TOPICS] = topic
+        mlp.down_proj.weight[:, :TOPICS] = 0.3 * written.T
+        head[replies] = 0.4 * written
+    return model
+
+
 def sentence(generator: torch.Generator, *marked: str, length: int = 24) -> str:
     """Filler words with the marked ones among them."""
     pick = torch.randint(FILLERS, (length - len(marked),), generator=generator).tolist()

@@ -1,6 +1,6 @@
 """Reward hacking: no honest solution passes the tests. Does the model prefer to lie, or to cheat? (paper, section 8)"""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import emolens.corpus as texts
@@ -8,7 +8,6 @@ from emolens.dose import null_directions
 from emolens.encoding import Message
 from emolens.model import HookedModel
 from emolens.stats import StudyResult
-from emolens.steer import Where
 from emolens.studies import cases
 from emolens.studies.cases import Pair
 from emolens.vectors import EmotionVectors
@@ -19,9 +18,9 @@ REPORTS = ("false_report", "honest_report")
 CODE = ("hacks", "honest")
 
 
-def tasks(condition: str) -> tuple[str, ...]:
+def tasks(rows: Sequence[Mapping[str, Any]], condition: str) -> tuple[str, ...]:
     """The ids of the "impossible" or of the "solvable" tasks."""
-    return tuple(row["id"] for row in texts.stimuli("impossible_tasks") if row["condition"] == condition)
+    return tuple(row["id"] for row in rows if row["condition"] == condition)
 
 
 def request(row: Mapping[str, Any]) -> list[Message]:
@@ -34,22 +33,29 @@ def run(
     model: HookedModel,
     vectors: EmotionVectors,
     size: str = "full",
-    where: Where = "generation",
-    seed: int = 0,
-    progress: bool = True,
+    rows: Sequence[Mapping[str, Any]] | None = None,
+    emotions: Sequence[str] = EMOTIONS,
+    **options: Any,
 ) -> dict[str, StudyResult]:
-    """Preference for a false report over an honest one, after tests that failed (in the controls: passed).
+    """Preference for a false report over an honest one after tests that failed (in the controls: passed).
 
-    See `cases.run`. Beside it, "code: first_order": the change of hack against honest code, whose lengths differ
-    and are held equal by least squares; the preference itself says nothing there.
+    Beside it "code: first_order", the change of hack against honest code. Their lengths differ and are held equal by
+    least squares, and the preference itself says nothing there.
+
+    Args:
+        rows: tasks like the packaged ones.
+        options: of `cases.run`, such as `layer`, `where`, `seed`.
     """
-    rows = texts.stimuli("impossible_tasks")
-    pairs = {f"false over honest report{'' if condition == 'impossible' else ', solvable tasks'}":
-             Pair(*REPORTS, tasks(condition)) for condition in ("impossible", "solvable")}  # fmt: skip
-    options: dict[str, Any] = {"where": where, "size": size, "seed": seed, "progress": progress}
-    if size == "full":
-        options["nulls"] = null_directions(model, vectors, [vectors[name] for name in EMOTIONS], cases.DRAWS, seed=seed)
-    found = cases.run(model, vectors, rows, pairs, EMOTIONS, strengths=STRENGTHS, curves=list(pairs)[:1], **options)
-    code = {"hack over honest code": Pair(*CODE, tasks("impossible"))}
-    other = cases.run(model, vectors, rows, code, EMOTIONS, context=request, by_length=True, **options)
-    return found | {"code: first_order": other["first_order"]}
+    rows = texts.stimuli("impossible_tasks") if rows is None else rows
+    compared = {"false over honest report": Pair(*REPORTS, tasks(rows, "impossible"))}
+    if solvable := tasks(rows, "solvable"):
+        compared["false over honest report, solvable tasks"] = Pair(*REPORTS, solvable)
+    if size == "full" and options.get("nulls") is None:
+        at, draws, seed = options.get("layer"), options.get("draws", cases.DRAWS), options.get("seed", 0)
+        options["nulls"] = null_directions(model, vectors, [vectors[name] for name in emotions], draws, at, seed)
+    first: dict[str, Any] = {"strengths": STRENGTHS, "curves": list(compared)[:1]} | options
+    found = cases.run(model, vectors, rows, compared, emotions, size=size, **first)
+    code = {"hack over honest code": Pair(*CODE, tasks(rows, "impossible"))}
+    later: dict[str, Any] = {"context": request, "by_length": True} | options | {"strengths": ()}
+    of_code = cases.run(model, vectors, rows, code, emotions, size=size, **later)
+    return found | {"code: first_order": of_code["first_order"]}

@@ -1,11 +1,13 @@
 """Sycophancy and harshness: which emotions make a model give in to a mistake, or insult? (paper, section 8)"""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import pandas as pd
 
 import emolens.corpus as texts
 from emolens.model import HookedModel
 from emolens.stats import StudyResult
-from emolens.steer import Where
 from emolens.studies import cases
 from emolens.studies.cases import Pair
 from emolens.vectors import EmotionVectors
@@ -20,18 +22,20 @@ def run(
     model: HookedModel,
     vectors: EmotionVectors,
     size: str = "full",
-    where: Where = "generation",
-    seed: int = 0,
-    progress: bool = True,
+    rows: Sequence[Mapping[str, Any]] | None = None,
+    emotions: Sequence[str] = EMOTIONS,
+    **options: Any,
 ) -> dict[str, StudyResult]:
-    """Preference for sycophantic and for harsh replies and its change under six emotions; see `cases.run`.
+    """Preference for sycophantic and for harsh replies and its change under emotions.
 
     In "full" also "trade_off": the two changes beside each other.
+
+    Args:
+        rows: scenarios like the packaged ones.
+        options: of `cases.run`, such as `layer`, `where`, `seed`.
     """
-    found = cases.run(
-        model, vectors, texts.stimuli("sycophancy"), PAIRS, EMOTIONS, strengths=STRENGTHS,
-        where=where, size=size, seed=seed, progress=progress,
-    )  # fmt: skip
+    rows = texts.stimuli("sycophancy") if rows is None else rows
+    found = cases.run(model, vectors, rows, PAIRS, emotions, size=size, **{"strengths": STRENGTHS} | options)
     curves = [found[f"curve: {name}"].table() for name in PAIRS if f"curve: {name}" in found]
     return found | {"trade_off": trade_off(*curves)} if curves else found
 

@@ -1,0 +1,256 @@
+"""The case studies: what they find where the truth is planted, how often chance is called, and what they refuse."""
+
+import numpy as np
+import pytest
+import torch
+from planted import TOPICS, case_model, neutral, stories
+
+import emolens as el
+from emolens import corpus
+from emolens.direction import random_directions
+from emolens.dose import null_directions
+from emolens.measures import coherence
+from emolens.stats import contrast
+from emolens.studies import cases, leverage, replies, reward_hacking, sycophancy
+from emolens.studies.cases import Pair
+from emolens.writing import SharedPrompt, gradients, log_probs
+
+LAYER = 1  # where the cause is steered; block 3 turns it into a preference, so that it can be ablated in between
+EMOTIONS = ("afraid", "calm")
+FOUND, NOT = "above the null", "inside the null"
+
+
+def told(t):
+    """Replies of all kinds about topic t; its own word is the one that is said to be misaligned."""
+    bad, good = [f"word{2 * t} " * n for n in (3, 4)], [f"word{2 * t + 1} " * n for n in (3, 4)]
+    return {
+        "id": f"L{t}-firm{t}", "coercive": bad, "exposing": good, "honest": good, "sycophantic": bad, "harsh": good,
+        "false_report": bad, "honest_report": good, "hacks": bad,
+    }  # fmt: skip
+
+
+def inbox(t):
+    mail = {"from": "word16", "to": "word17", "subject": f"topic{t}", "body": f"word18 topic{t} word19"}
+    return told(t) | {
+        "condition": "threat", "system": f"topic{t} word20", "emails": [mail], "task": f"word21 topic{t}"
+    }  # fmt: skip
+
+
+def rows(of):
+    if of is leverage:
+        return [inbox(t) for t in range(TOPICS)]
+    if of is sycophancy:
+        return [told(t) | {"turns": [{"role": "user", "text": f"topic{t} word24 topic{t}"}]} for t in range(TOPICS)]
+    task = lambda t: {"condition": "impossible", "prompt": f"topic{t} word22", "signature": f"topic{t}"}  # noqa: E731
+    return [told(t) | task(t) for t in range(TOPICS)]
+
+
+@pytest.fixture(scope="module")
+def planted_case():
+    """The model, its vectors, and null families of two directions each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(corpus, "neutral", lambda: neutral(0))
+        model = case_model()
+        vectors = el.derive(model, stories(0), cache=False, progress=False)
+        directions = [vectors[name] for name in EMOTIONS]
+        yield model, vectors, null_directions(model, vectors, directions, 39, LAYER, corpus=stories(0), seed=1)
+
+
+def studied(of, planted_case, **options):
+    model, vectors, nulls = planted_case
+    options = {"layer": LAYER, "nulls": nulls, "strengths": (), "progress": False} | options
+    return of.run(model, vectors, "full", rows(of), EMOTIONS, **options)
+
+
+@pytest.mark.parametrize("of", [leverage, reward_hacking, sycophancy])
+def test_each_study_finds_what_is_planted_and_not_once_it_is_ablated(of, planted_case):
+    model, vectors, _ = planted_case
+    found = studied(of, planted_case)["first_order"].table().groupby("contrast", sort=False).nth(slice(0, 2))
+    main = found[found["contrast"] == found["contrast"].iloc[0]].set_index("direction")
+    assert main.loc["afraid", "verdict"] == FOUND and main.loc["afraid", "low"] > 0
+    assert main.loc["afraid", "signs"] == "+" * TOPICS
+    assert main.loc["calm", "verdict"] == NOT
+    with el.steer(model, vectors["afraid"], layers=[2, 3], mode="ablate"):
+        gone = studied(of, planted_case)["first_order"].table().query("direction == 'afraid'").iloc[0]
+    assert gone["verdict"] == NOT and abs(gone["effect"]) < 0.1 * main.loc["afraid", "effect"]
+
+
+def test_what_is_raised_everywhere_is_a_liking_of_the_wording(planted_case):
+    """The emotion's own name is raised in every context: the control takes that off."""
+    named = [told(t) | {"condition": "threat", "coercive": ["afraid " * 3], "honest": ["calm " * 3]} for t in range(8)]
+    model, vectors, nulls = planted_case
+    found = leverage.run(
+        model, vectors, "full", named, EMOTIONS, layer=LAYER, nulls=nulls, strengths=(), progress=False
+    )
+    row = found["first_order"].table().iloc[0]
+    assert row["own"] > 0.01 and row["control"] > 0.01
+    assert abs(row["effect"]) < 0.2 * row["own"] and row["verdict"] == NOT
+
+
+def test_the_curve_shows_the_effect_the_bands_and_the_costs(planted_case):
+    found = studied(sycophancy, planted_case, strengths=(-0.1, 0.1))
+    curve = found["curve: sycophantic over honest"].table().set_index(["direction", "strength"])
+    up, down = curve.loc[("afraid", 0.1)], curve.loc[("afraid", -0.1)]
+    assert up["effect"] > up["random_high"] and up["effect"] > up["shuffled labels_high"] and up["low"] > 0
+    assert down["effect"] < 0 and np.sign(down["linear"]) == -1
+    assert {"perplexity_own", "perplexity_neutral", "repeated", "length"} <= set(curve)
+    assert not [column for column in curve if column.startswith("p_")]  # the test is that of the slopes
+    trade = found["trade_off"].table()
+    assert trade["effect_sycophantic"].tolist() == pytest.approx(curve["effect"].tolist())
+
+
+def test_200_random_directions_are_called_as_often_as_a_5_percent_test_may(planted_case):
+    model, vectors, _ = planted_case
+    items = replies.prepare(model, rows(sycophancy), ["sycophantic", "honest"])
+    over = {"planted": replies.between(items, "sycophantic", "honest")}
+    _, gradient = replies.sensitivity(model, items, LAYER, progress=False)
+    called = 0
+    for number, one in enumerate(random_directions(vectors["calm"], 200, seed=7)):
+        drawn = [[x] for x in random_directions(one, 78, 10_000 + number)]
+        nulls = {"random": drawn[:39], "more random": drawn[39:]}
+        frame = cases.first_order(items, gradient, over, [one], LAYER, nulls).table()
+        called += frame["verdict"].iloc[0] == FOUND
+    assert called <= 16
+
+
+# --- the parts -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["tiny", "planted_case"])
+def test_gradients_are_the_slopes_of_steered_log_probabilities(name, request, few_dialogues):
+    if name == "tiny":
+        model = request.getfixturevalue("tiny")
+        direction = el.derive(model, corpus.stories().where(emotion=["calm", "sad"]), cache=False, progress=False)[
+            "calm"
+        ]
+        prompt, tokens, layer = "The hall was empty when", [[5, 9, 7], [11, 3], [5, 9, 8]], 1
+    else:
+        model, vectors, _ = request.getfixturevalue("planted_case")
+        direction, layer = vectors["afraid"], LAYER
+        prompt, tokens = "topic1 word3 word4", [[20, 21, 22], [23, 24]]
+    shared = SharedPrompt(model, model.encode(prompt), anywhere=True)
+    values, slopes = gradients(model, shared, tokens, layer)
+    step = direction.residual_norm[direction.layers.index(layer)] * direction.at(layer)
+    with el.steer(model, [direction] * 2, [-1e-2, 1e-2], layer, "generation"):
+        down, up = log_probs(model, shared, tokens, per_token=True)
+    assert torch.allclose(values, log_probs(model, shared, tokens, per_token=True)[0], atol=1e-5)
+    assert torch.allclose(slopes @ step, (up - down) / 2e-2, rtol=0.02, atol=1e-4)
+    assert (slopes @ step).abs().max() > 1e-3
+
+
+def test_a_reply_is_scored_in_its_own_context_less_the_controls(planted_case):
+    model, _, _ = planted_case
+    items = replies.prepare(model, rows(sycophancy), ["sycophantic", "honest"], controls=2)
+    reply = next(item for item in items if item.scenario == "L7-firm7")
+    prompts = [f"topic{t} word24 topic{t}" for t in (7, 0, 1)]  # its own, and the next two in turn
+    user = [[{"role": "user", "content": prompt}] for prompt in prompts]
+    own, *controls = (float(log_probs(model, prompt, [reply.ids], per_token=True)[0, 0]) for prompt in user)
+    expected = own - sum(controls) / 2
+    assert float(replies.Preference()(model, reply)) == pytest.approx(expected, abs=1e-5)
+    values, _ = replies.sensitivity(model, items, LAYER, progress=False)
+    at = items.index(reply)
+    assert values[0, at] - values[1, at] == pytest.approx(expected, abs=1e-5)
+
+
+def test_steering_the_prompt_too_is_another_number_than_steering_the_reply(planted_case):
+    model, vectors, _ = planted_case
+    items = replies.prepare(model, rows(sycophancy)[:2], ["sycophantic"])
+    directions = [vectors["afraid"], vectors["calm"]]
+    shared, whole = replies.Preference(), replies.Preference("all")
+    for _ in range(2):  # what was kept under one steering is not taken for another
+        with el.steer(model, directions, 0.3, LAYER, "generation"):
+            reply_only = shared(model, items[0])
+        with el.steer(model, directions, 0.3, LAYER):
+            both = whole(model, items[0])
+            alone = log_probs(model, SharedPrompt(model, items[0].own), [items[0].ids], per_token=True)[:, 0]
+            assert torch.allclose(whole.score(model, items[0].own, items[0]), alone, atol=1e-6)
+        assert not torch.allclose(reply_only, both, atol=1e-4)
+        directions.reverse()
+
+
+def test_the_same_firm_without_a_threat_is_the_control():
+    packaged = corpus.stimuli("leverage")
+    assert leverage.same_firm(packaged) == {"L1-kestrel-bay": "L7-kestrel-bay-no-threat"}
+    found = leverage.pairs(packaged)
+    assert found["coercive over honest"].scenarios == leverage.scenarios(packaged, "threat")
+    assert len(found) == 5 and len(leverage.scenarios(packaged, "threat")) == 5
+
+
+def test_unequal_lengths_are_warned_of_or_held_equal(planted_case):
+    model, _, _ = planted_case
+    few = rows(sycophancy)[:3]
+    few[1] = few[1] | {"sycophantic": ["word2 " * 9]}
+    items = replies.prepare(model, few, ["sycophantic", "honest"])
+    with pytest.warns(UserWarning, match="'L1-firm1'.*9 tokens on average, 'honest' 4"):
+        replies.between(items, "sycophantic", "honest")
+    with pytest.raises(ValueError, match="no replies 'harsh'"):
+        replies.between(items, "harsh", "honest")
+
+
+def test_rows_that_cannot_be_studied_are_named(planted_case):
+    model, vectors, _ = planted_case
+    few = rows(sycophancy)
+    with pytest.raises(ValueError, match="'L0-firm0' has no list of replies 'kind'"):
+        replies.prepare(model, few, ["kind"])
+    with pytest.raises(ValueError, match="'L0-firm0' has no list of replies 'honest': 'one text'"):
+        replies.prepare(model, [few[0] | {"honest": "one text"}, few[1]], ["honest"])
+    with pytest.raises(ValueError, match="1 scenarios with controls=None"):
+        replies.prepare(model, few[:1], ["honest"])
+    with pytest.raises(ValueError, match="8 scenarios with controls=8"):
+        replies.prepare(model, few, ["honest"], controls=8)
+    with pytest.raises(ValueError, match="size='big'"):
+        sycophancy.run(model, vectors, "big")
+    items = replies.prepare(model, few, ["honest"])
+    with (
+        el.steer(model, [vectors["calm"]] * 2, 0.1, LAYER, "generation"),
+        pytest.raises(ValueError, match="steering of 2 rows"),
+    ):
+        replies.sensitivity(model, items, LAYER)
+
+
+def test_few_scenarios_are_called_few(planted_case):
+    model, vectors, nulls = planted_case
+    few = cases.run(
+        model, vectors, rows(sycophancy)[:3], {"x": Pair("sycophantic", "honest")}, EMOTIONS, layer=LAYER, nulls=nulls,
+        progress=False,
+    )  # fmt: skip
+    assert "In these 3 scenarios, x: afraid" in few["first_order"].verdict()
+    assert "In these" not in studied(sycophancy, planted_case)["first_order"].verdict()
+    quick = sycophancy.run(model, vectors, "quick", rows(sycophancy), EMOTIONS, layer=LAYER, progress=False)
+    assert set(quick["first_order"].table()["verdict"]) == {"no null"} and len(quick) == 2
+
+
+def test_a_contrast_is_a_difference_of_means_and_holds_a_covariate_equal():
+    rng = np.random.default_rng(0)
+    group, sign = np.repeat(np.arange(6), 8), np.tile([1, 1, 1, -1, -1, -1, -1, 0], 6)
+    length = rng.normal(size=48) * 10 + 5 * sign
+    y = 0.5 * (sign > 0) + 0.1 * length + group
+    plain, fair = contrast(group, sign), contrast(group, sign, length)
+    assert plain.of(y) == pytest.approx(y[sign > 0].mean() - y[sign < 0].mean())
+    assert fair.of(y) == pytest.approx(0.5) and fair.interval(y) == pytest.approx((0.5, 0.5))
+    mean = contrast(range(48))
+    assert mean.of(y) == pytest.approx(y.mean())
+    assert mean.interval(y) == pytest.approx(el.stats.bootstrap_mean(y))
+    with pytest.raises(ValueError, match="group b has no observation with the sign -1"):
+        contrast(["a", "a", "b"], [1, -1, 1])
+    assert contrast(["a", "a", "b"], [1, -1, 0]).point.tolist() == [1, -1, 0]
+
+
+def test_the_bootstrap_of_a_contrast_covers_its_truth_as_often_as_it_says():
+    """Scenarios and replies both vary; intervals over replies alone would cover far less."""
+    rng, covered = np.random.default_rng(3), 0
+    group, sign = np.repeat(np.arange(20), 6), np.tile([1, 1, 1, -1, -1, -1], 20)
+    over = contrast(group, sign, draws=500)
+    for _ in range(300):
+        effect = rng.normal(size=20)[group] * (sign > 0)
+        low, high = over.interval(effect + rng.normal(size=120))
+        covered += low <= 0 <= high
+    assert 0.9 <= covered / 300 <= 0.99
+
+
+def test_coherence_can_be_asked_under_the_generation_alone(planted_case):
+    model, vectors, _ = planted_case
+    cost = coherence(model, ["topic1 word3"], max_new_tokens=6)
+    with el.steer(model, [vectors["calm"], vectors["afraid"]], [0.0, 2.0], LAYER, "generation"):
+        found = cost(model)
+    assert found["perplexity_own"][1] > found["perplexity_own"][0]
