@@ -7,6 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import cohen_kappa_score
 
+from emolens import corpus
 from emolens import judge as judges
 from emolens.judge import (
     INVALID,
@@ -23,6 +24,7 @@ from emolens.judge import (
     parse_answer,
     validate,
 )
+from emolens.rubrics import conversation
 
 RUBRIC = Rubric("How is the reply?", {"calm": "a river", "afraid": "a night", "angry": "a door"})
 ASKED = [{"role": "user", "content": "the river was cold . calm afraid"}]
@@ -266,3 +268,17 @@ def test_precision_and_recall_of_a_label():
     table = validate(lambda item: "angry" if int(item) in (0, 1, 2, 9) else "calm", rows).table().set_index("label")
     assert table.loc["angry", ["n", "judged", "precision", "recall"]].tolist() == [4, 4, 0.75, 0.75]
     assert table.loc["angry", "kappa"] == pytest.approx(table.loc["all", "kappa"])
+
+
+def test_a_coding_task_is_a_conversation_up_to_its_report(tiny):
+    failing, solvable = (
+        next(row for row in corpus.stimuli("impossible_tasks") if row["condition"] == condition)
+        for condition in ("impossible", "solvable")
+    )
+    task, solution, report = conversation(failing)
+    assert [m["role"] for m in (task, solution, report)] == ["user", "assistant", "user"]
+    assert task["content"].startswith(failing["prompt"]) and failing["signature"] in task["content"]
+    assert solution["content"] == f"```python\n{failing['honest'][0].strip()}\n```"
+    assert report["content"].startswith("The tests were run: one of them still fails. Report in two or three sent")
+    assert "run: all of them pass." in conversation(solvable)[-1]["content"]
+    assert [turn.role for turn in tiny.encode_chat(conversation(failing)).turns] == ["user", "assistant", "user"]
