@@ -119,10 +119,13 @@ def test_style_is_counted_and_what_was_added_is_no_part_of_the_response(planted,
     assert found["response"][1] == pytest.approx(float(found["internal"][0]), abs=1e-5)
 
 
-def test_what_makes_no_sense_is_named(planted, other):
+def test_what_makes_no_sense_is_named(planted, other, monkeypatch):
     with pytest.raises(ValueError, match="block 3 is steered, and there are vectors up to block 3 only"):
         run(planted, other, layer=3)
     with pytest.raises(ValueError, match="all above 0; calm gets both signs"):
         run(planted, other, (0.1, -0.1))
+    monkeypatch.setattr(type(planted[0]), "generate", lambda self, given, *_, **__: [" "] * len(given))
+    with pytest.raises(ValueError, match="planted wrote nothing in any of 4 rows"):
+        run(planted, other, size="quick")
     with pytest.raises(ValueError, match="size='huge'"):
         run(planted, other, size="huge")

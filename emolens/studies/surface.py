@@ -101,7 +101,7 @@ def run(
     ]
     values = {name: torch.stack([one[name] for one in found], dim=1).double().numpy() for name in found[0]}
     frame = _table(cells, {name: x[1:] - x[0] for name, x in values.items()}, seed)
-    title = f"Steered at block {steered}, read at block {at}: desperate less calm"
+    title = f"Steered at block {steered}, read at block {at}: {' less '.join(AXIS)}"
     axes = {"x": "internal", "y": "read_by_other", "group": "kind", "label": "cell", "labels": len(frame)}
     named = {"xlabel": "inside, while it writes", "ylabel": f"in the text, read by {other[0].name}", "title": title}
     return StudyResult(
@@ -133,7 +133,7 @@ def write(
     The last token of the longest text is not among them: nothing follows it, so it is never read.
 
     Raises:
-        ValueError: the first token of every row ended its text.
+        ValueError: every row ended its text at once.
     """
     columns, kept = Columns(model), []
 
@@ -145,7 +145,7 @@ def write(
     with model.hooks([((layer, "resid_post"), keep)]):
         said = model.generate([prompt] * model.rows, max_new_tokens, seed=seed)
     if not kept or not any(map(str.strip, said)):
-        raise ValueError(f"{model.name} wrote nothing after a prompt, in none of {model.rows} rows")
+        raise ValueError(f"{model.name} wrote nothing in any of {model.rows} rows after a prompt; give another prompt")
     return said, torch.stack(kept, dim=1)
 
 
@@ -235,7 +235,7 @@ def _sentence(frame: pd.DataFrame, reader: str, steered: int, at: int, prompts: 
         said.append(f"{row['cell']}: {', '.join(number(row, n) for n in names)}{_called(row) if has_null else ''}")
     return (
         f"Changes against no steering over {prompts} prompts, steered at block {steered}, read inside at block {at} "
-        f"(desperate less calm; the internal score is in part what was added). {'. '.join(said)}."
+        f"({' less '.join(AXIS)}; the internal score is in part what was added). {'. '.join(said)}."
     )
 
 
