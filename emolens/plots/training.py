@@ -55,7 +55,13 @@ def watched_curves(frame: pd.DataFrame, title: str = "Emotions read during train
     return beside(ax)
 
 
-def shift_dots(frame: pd.DataFrame, title: str = "Shift of the emotions", k: int = 12, ax: Axes | None = None) -> Axes:
+def shift_dots(
+    frame: pd.DataFrame,
+    title: str = "Shift of the emotions",
+    k: int = 12,
+    null: str = "one more null child, 95 %",
+    ax: Axes | None = None,
+) -> Axes:
     """The emotions that rose and fell most, from the top down, each with its interval and the null's.
 
     Args:
@@ -63,6 +69,7 @@ def shift_dots(frame: pd.DataFrame, title: str = "Shift of the emotions", k: int
             present `null_low` and `null_high`, a grey bar, and `counts`: a filled marker where it is true. Of a
             table of several children, places, rulers or layers the first one is drawn, with its first two groups.
         k: emotions at each end; all where there are at most twice as many.
+        null: what the grey bars are.
     """
     require(frame, "emotion", "shift", "low", "high")
     for column in ("of", "child", "place", "form", "ruler", "layer"):
@@ -78,7 +85,7 @@ def shift_dots(frame: pd.DataFrame, title: str = "Shift of the emotions", k: int
         part = frame[frame["group"] == group].set_index("emotion").loc[names]
         y = np.arange(len(names)) + (number - (len(groups) - 1) / 2) * 0.7 / max(1, len(groups))
         if "null_low" in part and part["null_low"].notna().any():
-            label = "" if number else "one more null child, 95 %"
+            label = "" if number else null
             ax.hlines(y, part["null_low"], part["null_high"], color=NULL, lw=4, alpha=0.35, label=label)
         ax.hlines(y, part["low"], part["high"], color=colour, lw=1.2)
         fill = np.where(part["counts"].astype(bool), colour, "white")
