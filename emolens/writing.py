@@ -4,7 +4,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -156,16 +156,29 @@ def log_probs(
     return torch.stack(out, dim=1)
 
 
-def write(
+class Reply(NamedTuple):
+    """What was written, and whether it ended by itself or at a stop string rather than at `max_new_tokens`."""
+
+    text: str
+    ended: bool
+
+
+def write(model: HookedModel, texts: Text | Sequence[Text], *options: Any) -> Any:
+    """`HookedModel.generate`."""
+    written = [reply.text for reply in replies(model, texts, *options)]
+    return written[0] if is_one(texts) and model.rows == 1 else written
+
+
+def replies(
     model: HookedModel,
     texts: Text | Sequence[Text],
     max_new_tokens: int,
-    temperature: float,
-    top_p: float,
-    seed: int,
-    stop: Sequence[str],
-) -> Any:
-    """`HookedModel.generate`."""
+    temperature: float = 0.8,
+    top_p: float = 0.95,
+    seed: int = 0,
+    stop: Sequence[str] = (),
+) -> list[Reply]:
+    """`HookedModel.generate` of one text or several, always as a list, with whether each was cut off."""
     encoded, stop = model.encode_all(texts), list(stop)
     if temperature < 0 or not 0 < top_p <= 1:
         raise ValueError(f"temperature={temperature}, top_p={top_p}: give 0 or more, and above 0 to 1")
@@ -197,8 +210,8 @@ def write(
                 with model.passes(now):
                     written.append(_generate_row(model, ids[mask], max_new_tokens, sampling))
     for mark in stop:
-        written = [text.split(mark)[0] for text in written]
-    return written[0] if is_one(texts) and model.rows == 1 else written
+        written = [Reply(text.split(mark)[0], ended or mark in text) for text, ended in written]
+    return written
 
 
 class Nucleus:
@@ -230,7 +243,7 @@ class Nucleus:
 
 def _generate(
     model: HookedModel, encoded: list[Encoding], batch: Batch, max_new_tokens: int, draw: Any, stop: list[str]
-) -> list[str]:
+) -> list[Reply]:
     width, rows, options = batch.ids.shape[1], len(encoded), {}
     now = Pass.of(batch)
     now = replace(now, length=tuple(n + max_new_tokens for n in now.length))
@@ -254,10 +267,11 @@ def _generate(
             stopping_criteria=[stopped] if stop else None,
             **options,
         )
-    return [model.tokenizer.decode(row, skip_special_tokens=True) for row in out[:, width:]]
+    ends = model.hf_model.generation_config.eos_token_id
+    return [_reply(model, row, [ends] if isinstance(ends, int) else ends or []) for row in out[:, width:]]
 
 
-def _generate_row(model: HookedModel, ids: Tensor, max_new_tokens: int, sampling: dict[str, Any]) -> str:
+def _generate_row(model: HookedModel, ids: Tensor, max_new_tokens: int, sampling: dict[str, Any]) -> Reply:
     # TransformerLens's own `generate` takes no mask for ids, so rows of different length go one by one.
     out = model.bridge.generate(
         ids[None],
@@ -267,4 +281,8 @@ def _generate_row(model: HookedModel, ids: Tensor, max_new_tokens: int, sampling
         eos_token_id=model.tokenizer.eos_token_id,
         **sampling,
     )
-    return model.tokenizer.decode(out[0, len(ids) :], skip_special_tokens=True)
+    return _reply(model, out[0, len(ids) :], [model.tokenizer.eos_token_id])
+
+
+def _reply(model: HookedModel, ids: Tensor, ends: Sequence[int]) -> Reply:
+    return Reply(model.tokenizer.decode(ids, skip_special_tokens=True), not set(ends).isdisjoint(ids.tolist()))
