@@ -96,10 +96,7 @@ def dose_response(
             f"and a strength besides 0"
         )
     run = _Runner(model, measure, items, layers, where, rows_at_once)
-    families = {kind: list(draws) for kind, draws in (nulls or {}).items()}
-    for kind, draws in families.items():
-        if len(draws) < 10 or any(len(family) != len(directions) for family in draws):
-            raise ValueError(f"the null {kind!r} needs at least 10 draws of {len(directions)} directions each")
+    families = families_of(nulls, directions)
     total = len(strengths) * len(directions) * (1 + sum(map(len, families.values())))
     with tqdm(total=total, unit="cell", disable=not progress) as bar:
         cost = coherence(model, cost_prompts, seed=seed) if cost_prompts else None
@@ -111,6 +108,15 @@ def dose_response(
         frame = pd.concat([frame, pd.DataFrame(costs)], axis=1)
     options = {"ylabel": unit or "effect"}
     return StudyResult("dose_response", frame, _sentence(frame, len(items), unit), "dose_response", options)
+
+
+def families_of(nulls: Nulls | None, directions: Sequence[Direction]) -> dict[str, list[Sequence[Direction]]]:
+    """The draws of each kind. Raises ValueError for fewer than ten, or families of another size."""
+    families = {kind: list(draws) for kind, draws in (nulls or {}).items()}
+    for kind, draws in families.items():
+        if len(draws) < 10 or any(len(family) != len(directions) for family in draws):
+            raise ValueError(f"the null {kind!r} needs at least 10 draws of {len(directions)} directions each")
+    return families
 
 
 class _Runner:

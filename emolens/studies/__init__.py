@@ -6,6 +6,7 @@ the chosen layers alone, for notebooks and tests. Adding an experiment is adding
 
 from emolens.studies import (
     alignment,
+    attempts,
     binding,
     checkpoints,
     children,
@@ -22,6 +23,7 @@ from emolens.studies import (
     post_training,
     preferences,
     robustness,
+    rollouts,
     transcripts,
     vignettes,
     word_probability,
@@ -29,6 +31,7 @@ from emolens.studies import (
 
 __all__ = [
     "alignment",
+    "attempts",
     "binding",
     "checkpoints",
     "children",
@@ -45,6 +48,7 @@ __all__ = [
     "post_training",
     "preferences",
     "robustness",
+    "rollouts",
     "transcripts",
     "vignettes",
     "word_probability",
