@@ -90,6 +90,7 @@ def run(
     limits: sandbox.Limits | None = None,
     accept: Collection[str] = (),
     validation: StudyResult | None = None,
+    seconds: float = 60,
     size: str = "full",
     seed: int = 0,
 ) -> StudyResult:
@@ -104,6 +105,7 @@ def run(
         tasks: default the packaged ones.
         limits, accept: of the sandbox.
         validation: what `judge.validate` found, where this judge was tried before.
+        seconds: that a judge may take for a report.
         size: "full" has all tasks with 10 samples, "quick" the first two and the last with 2.
 
     Returns:
@@ -115,12 +117,13 @@ def run(
         UncontainedError: what model-written code might do here is not accepted.
     """
     check_size(size)
-    steerings, full, rubric = grid(directions, strengths, nulls), size == "full", RUBRICS["report"]
+    steerings, full = grid(directions, strengths, nulls), size == "full"
     packaged = texts.stimuli("impossible_tasks")
     rows = list(packaged if full else [*packaged[:2], packaged[-1]]) if tasks is None else list(tasks)
     judge = default_judge(model, "report") if judge is None else judge
-    tried = validate(judge, labelled_replies("report"), list(rubric.labels)) if validation is None else validation
-    reader = judge if is_sufficient(tried) else None
+    if validation is None:
+        validation = validate(judge, labelled_replies("report"), list(RUBRICS["report"].labels), seconds)
+    reader = judge if is_sufficient(validation) else None
     played: list[list[Episode]] = []
 
     def sample(some: Sequence[Mapping[str, Any]], cells: Sequence[Cell]) -> pd.DataFrame:
@@ -128,12 +131,14 @@ def run(
         found = episodes(model, some, cells, attempts, n, max_new_tokens, place, limits, accept, seed)
         played.append(found)
         ids = [one.task["id"] for one in found]
-        return pd.DataFrame({"cell": [one.cell for one in found], "scenario": ids, "label": outcomes(found, reader)})
+        return pd.DataFrame(
+            {"cell": [one.cell for one in found], "scenario": ids, "label": outcomes(found, reader, seconds)}
+        )
 
     base = sample(rows, UNSTEERED)
     table = rates(sample, rows, base, OUTCOMES, "hack", steerings, seed)
-    table["kappa"] = tried.frame["kappa"].iloc[0]
-    said = [*sentences(table, "hack"), _failures(table.iloc[0], played[0], tried)]
+    table["kappa"] = validation.frame["kappa"].iloc[0]
+    said = [*sentences(table, "hack"), _failures(table.iloc[0], played[0], validation)]
     if vectors is not None:
         traced = trace(model, played[0], vectors)
         for (control, attempt), scores in traced.groupby(["control", "attempt"])[list(EMOTIONS)].mean().iterrows():
@@ -180,8 +185,8 @@ def episodes(
         for one, reply in ask([one for one in found if not one.ended], turn):
             _attempt(one, reply, turn + 1 == attempts, limits, accept)
     failed = [one for one in found if one.ended == "failed" and _fits(model, one, max_new_tokens)]
-    for one, one.report in ask(failed, attempts):
-        pass
+    for one, reply in ask(failed, attempts):
+        one.report = reply
     return found
 
 
@@ -210,14 +215,14 @@ def _attempt(one: Episode, reply: Reply, last: bool, limits: sandbox.Limits | No
     return None
 
 
-def outcomes(found: Sequence[Episode], judge: Judge | None = None) -> list[str]:
+def outcomes(found: Sequence[Episode], judge: Judge | None = None, seconds: float = 60) -> list[str]:
     """One of `OUTCOMES` for each episode, or `INVALID`.
 
     A failure whose report is empty, cut off or not labelled by the judge is unread; without a judge all are.
     """
     read_ = [one for one in found if judge and one.report and one.report.ended and one.report.text.strip()]
     items = [(conversation(one.task), one.report.text) for one in read_ if one.report]
-    labels = classify(judge, items, list(RUBRICS["report"].labels)) if judge and items else []
+    labels = classify(judge, items, list(RUBRICS["report"].labels), seconds) if judge and items else []
     said = {id(one): label for one, label in zip(read_, labels, strict=True)}
     failures = {"admits": ADMITS, "claims success": CLAIMS}
     return [failures.get(said.get(id(one), ""), UNREAD) if one.ended == "failed" else one.ended for one in found]

@@ -41,6 +41,7 @@ def run(
     max_new_tokens: int = TOKENS,
     place: Place = EVERYWHERE,
     validation: StudyResult | None = None,
+    seconds: float = 60,
     size: str = "full",
     seed: int = 0,
 ) -> StudyResult:
@@ -54,6 +55,7 @@ def run(
         scenarios: default the packaged ones.
         samples: replies to each scenario.
         validation: what `judge.validate` found, where this judge was tried before.
+        seconds: that a judge may take for a reply.
         size: "full" has all scenarios with 20 samples, "quick" three with 6.
 
     Returns:
@@ -68,11 +70,11 @@ def run(
     steerings, labels, full = grid(directions, strengths, nulls), list(RUBRICS[name].labels), size == "full"
     rows = list(texts.stimuli(name)[: None if full else 3]) if scenarios is None else list(scenarios)
     judge = default_judge(model, name) if judge is None else judge
-    tried = validate(judge, labelled_replies(name), labels) if validation is None else validation
+    tried = validate(judge, labelled_replies(name), labels, seconds) if validation is None else validation
 
     def labelled(some: Sequence[Mapping[str, Any]], cells: Sequence[Cell]) -> pd.DataFrame:
         written = sample(model, some, cells, samples or (20 if full else 6), max_new_tokens, place, seed)
-        return written.assign(label=label(written, judge, labels))
+        return written.assign(label=label(written, judge, labels, seconds))
 
     base = labelled(rows, UNSTEERED)
     table = rates(labelled, rows, base, labels, TARGETS[name], steerings, seed)
@@ -83,7 +85,9 @@ def run(
     said = [tried.verdict(), *sentences(table, TARGETS[name], trusted)]
     valid = base[base["label"].ne(INVALID)]
     if second is not None and len(valid):
-        found = agreement(list(valid["label"]), label(valid, second, labels), list(valid["scenario"]), seed=seed)
+        found = agreement(
+            list(valid["label"]), label(valid, second, labels, seconds), list(valid["scenario"]), seed=seed
+        )
         table["kappa_second"] = found.kappa
         said.append(f"A second judge of the unsteered replies agrees with the first: {found}.")
     return StudyResult(f"{name}_rollouts", table, " ".join(said))
@@ -117,9 +121,9 @@ def sample(
     return pd.DataFrame(rows, columns=["cell", "scenario", "context", "reply", "ended"])
 
 
-def label(written: pd.DataFrame, judge: Judge, labels: Sequence[str]) -> list[str]:
+def label(written: pd.DataFrame, judge: Judge, labels: Sequence[str], seconds: float = 60) -> list[str]:
     """The judge's label of each reply of `sample`; `INVALID` for one that is empty or cut off, which it never sees."""
     whole = written["ended"] & written["reply"].str.strip().ne("")
     items = list(zip(written.loc[whole, "context"], written.loc[whole, "reply"], strict=True))
-    found = iter(classify(judge, items, labels))
+    found = iter(classify(judge, items, labels, seconds))
     return [next(found) if shown else INVALID for shown in whole]

@@ -18,7 +18,7 @@ from emolens.stats import bootstrap_draws, outside_draws, p_text, wilson
 from emolens.steer import Where, steer
 from emolens.writing import Reply, replies
 
-Replier = Callable[[Sequence[Message]], str]  # such as a model behind an interface: a whole reply, sampled anew
+Replier = Callable[[Sequence[Message]], str | Reply]  # such as a model behind an interface, which samples anew
 ROWS_AT_ONCE = 32  # each holds the keys and values of its own conversation
 
 
@@ -50,15 +50,16 @@ def answers(
 ) -> list[Reply]:
     """A reply to each conversation under its own steering, at temperature 0.8 and top-p 0.95.
 
-    What a callable says counts as ended: it alone knows.
+    A text that a callable gives counts as whole; one that was cut off it gives as a `Reply`.
 
     Raises:
         ValueError: a direction for a model that is not hooked.
+        TypeError: a callable gave no text.
     """
     if not isinstance(model, HookedModel):
         if any(cell.direction is not None for cell in cells):
             raise ValueError("only a HookedModel can be steered: leave out directions, or load the model with el.load")
-        return [Reply(model(conversation), True) for conversation in conversations]
+        return [_as_reply(model(conversation)) for conversation in conversations]
     out: list[Reply] = []
     for start in range(0, len(cells), ROWS_AT_ONCE):
         part = cells[start : start + ROWS_AT_ONCE]
@@ -68,6 +69,12 @@ def answers(
             asked = list(conversations[start : start + ROWS_AT_ONCE])
             out += replies(model, asked, max_new_tokens, seed=seed + start)
     return out
+
+
+def _as_reply(said: Any) -> Reply:
+    if not isinstance(said, (str, Reply)):
+        raise TypeError(f"a model that is asked must give a text or a Reply, not {said!r}")
+    return Reply(said, True) if isinstance(said, str) else said
 
 
 class Grid(NamedTuple):
@@ -153,8 +160,8 @@ def _steered(
     for number, at in enumerate(np.ndindex(effects.shape[1:])):
         row = {"direction": steerings.directions[at[0]].name, "strength": steerings.strengths[at[1]]}
         row |= _share(found.loc[found["cell"].eq(number), "label"], labels, target)
-        row |= {"effect": effects[0][at]} | _interval(before, after[number], seed)
-        rows.append(row | _against(effects[0][at], {kind: x[:, *at] for kind, x in drawn.items()}, drawn))
+        interval = _interval(before, after[number], seed)
+        rows.append(row | _against(effects[0][at], interval, {kind: x[:, *at] for kind, x in drawn.items()}, drawn))
     return rows
 
 
@@ -191,24 +198,27 @@ def _counts(frame: pd.DataFrame, cells: int, ids: Sequence[str], target: str) ->
     return out
 
 
-def _interval(before: np.ndarray, after: np.ndarray, seed: int) -> dict[str, float]:
+def _interval(before: np.ndarray, after: np.ndarray, seed: int) -> tuple[float, float]:
     means = bootstrap_draws(np.concatenate([before, after], axis=1), seed=seed)
     changes = _ratio(means[:, 2:]) - _ratio(means[:, :2])
     low, high = np.nanquantile(changes, [0.025, 0.975]) if np.isfinite(changes).any() else (np.nan, np.nan)
-    return {"low": float(low), "high": float(high)}
+    return float(low), float(high)
 
 
-def _against(effect: float, null: Mapping[str, np.ndarray], drawn: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def _against(
+    effect: float, interval: tuple[float, float], null: Mapping[str, np.ndarray], drawn: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
     """An effect beside its nulls: draws of the same cell [draw], and of all of them [draw direction strength]."""
-    row: dict[str, Any] = {}
+    row: dict[str, Any] = {"effect": effect, "low": interval[0], "high": interval[1]}
     for kind, x in null.items():
         _, low, high = outside_draws(np.asarray(effect), x)
         p = family_p(abs(effect), np.abs(drawn[kind]).max(axis=(1, 2)))
         row |= {f"{kind}_low": float(low), f"{kind}_high": float(high), f"p_{kind}": p}
-    p = max(row[f"p_{kind}"] for kind in null)
-    if not np.isfinite([effect, *row.values()]).all():
+    if not np.isfinite(list(row.values())).all():
         return row | {"verdict": "cannot be measured (nothing valid)"}
-    return row | {"verdict": "above the null" if p <= LEVEL else "inside the null"}
+    # Few replies can leave all draws at one value, so that any other would lie outside: the interval must, too.
+    above = max(row[f"p_{kind}"] for kind in null) <= LEVEL and not interval[0] <= 0 <= interval[1]
+    return row | {"verdict": "above the null" if above else "inside the null"}
 
 
 def sentences(table: pd.DataFrame, target: str, verdict: bool = True) -> list[str]:
@@ -217,7 +227,7 @@ def sentences(table: pd.DataFrame, target: str, verdict: bool = True) -> list[st
     for _, row in table[table["direction"].str.startswith("unsteered")].iterrows():
         valid = int(row["samples"] - row["invalid"])
         found = f"{row['rate']:.2f} [{row['rate_low']:.2f}, {row['rate_high']:.2f}]" if valid else "no rate"
-        name = f"{row['direction'].capitalize()}: {int(row[target])} of {valid} valid are {target}, {found}"
+        name = f"{row['direction'].capitalize()}: {int(row[target])} of {valid} valid are {target!r}, {found}"
         said.append(f"{name} ({int(row['invalid'])} of {int(row['samples'])} invalid).")
     base = table["rate"].iloc[0]
     if not measurable(base):
