@@ -117,6 +117,8 @@ def run(
         UncontainedError: what model-written code might do here is not accepted.
     """
     check_size(size)
+    if vectors is not None:
+        _hooked(model)
     steerings, full = grid(directions, strengths, nulls), size == "full"
     packaged = texts.stimuli("impossible_tasks")
     rows = list(packaged if full else [*packaged[:2], packaged[-1]]) if tasks is None else list(tasks)
@@ -142,7 +144,8 @@ def run(
     if vectors is not None:
         traced = trace(model, played[0], vectors)
         for (control, attempt), scores in traced.groupby(["control", "attempt"])[list(EMOTIONS)].mean().iterrows():
-            table.loc[int(control), [f"{name}_{attempt}" for name in EMOTIONS]] = scores.to_numpy()
+            for name in EMOTIONS:
+                table.loc[int(control), f"{name}_{attempt}"] = scores[name]
         said.append(_change(traced[~traced["control"]], vectors.emotions, seed))
     return StudyResult("attempts", table, " ".join(said))
 
@@ -235,8 +238,7 @@ def trace(model: HookedModel | Replier, found: Sequence[Episode], vectors: Emoti
         A row for each `episode` and `attempt` (from 1 on), with `task`, `control`, how it `ended`, and a column for
         each emotion.
     """
-    if not isinstance(model, HookedModel):
-        raise ValueError("only a HookedModel can be read: leave out vectors, or load the model with el.load")
+    model = _hooked(model)
     turns = [(number, turn) for number, one in enumerate(found) for turn in range(len(one.attempts))]
     before = [found[number].messages[: 2 * turn + 1] for number, turn in turns]
     distinct = {str(messages): messages for messages in before}  # the first attempts at a task are alike
@@ -250,6 +252,12 @@ def trace(model: HookedModel | Replier, found: Sequence[Episode], vectors: Emoti
     frame = pd.DataFrame(rows, columns=["episode", "attempt", "task", "control", "ended"])
     read_ = pd.DataFrame(scores[[at[str(messages)] for messages in before]], columns=list(vectors.emotions))
     return pd.concat([frame, read_], axis=1)
+
+
+def _hooked(model: HookedModel | Replier) -> HookedModel:
+    if not isinstance(model, HookedModel):
+        raise ValueError("only a HookedModel can be read: leave out vectors, or load the model with el.load")
+    return model
 
 
 def _failures(row: pd.Series, unsteered: Sequence[Episode], tried: StudyResult) -> str:

@@ -172,7 +172,7 @@ def is_control(scenario: Mapping[str, Any]) -> bool:
 
 def measurable(rate: float) -> bool:
     """Whether a rate can both rise and fall."""
-    return 0 < rate < 1
+    return bool(0 < rate < 1)
 
 
 def _share(found: pd.Series, labels: Sequence[str], target: str) -> dict[str, Any]:
