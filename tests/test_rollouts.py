@@ -174,7 +174,7 @@ def says(word):
     return lambda item: "sycophantic" if word in item[1] else "honest"
 
 
-def steered(model, vectors, judge, trusted, names=("afraid", "sad"), **options):
+def steered(model, vectors, judge, trusted, names=("afraid",), **options):
     directions = [vectors[name] for name in names]
     nulls = null_directions(model, vectors, directions, 10, LAYER, corpus=stories(0))
     rows = [scenario(f"s{n}", f"word{n} word{n + 1}") for n in range(3)]
@@ -186,7 +186,7 @@ def test_each_steering_stands_beside_its_nulls(planted, whole, trusted):
     model, vectors = planted
     found = steered(model, vectors, says("afraid"), trusted)
     table = found.table().set_index("direction")
-    assert list(table.index) == ["unsteered", "afraid", "sad"] and table["strength"].tolist() == [0, 1, 1]
+    assert list(table.index) == ["unsteered", "afraid"] and table["strength"].tolist() == [0, 1]
     row = table.loc["afraid"]
     assert row["samples"] == 48 and row["effect"] == pytest.approx(row["rate"] - table.loc["unsteered", "rate"])
     assert row["effect"] > 0.1 and row["low"] <= row["effect"] <= row["high"]  # the planted direction says its name
@@ -228,7 +228,7 @@ def test_nothing_is_steered_where_the_rate_cannot_be_measured(planted, whole, tr
 def test_under_a_judge_that_is_not_believed_steering_gives_numbers_without_verdict(planted, whole):
     model, vectors = planted
     poor = validate(lambda item: "honest", labelled_replies("sycophancy"), LABELS)
-    found = steered(model, vectors, says("afraid"), poor, names=("afraid",))
+    found = steered(model, vectors, says("afraid"), poor)
     assert found.table()["verdict"].tolist()[1:] == ["no verdict"] and "above the null" not in found.verdict()
     assert "afraid at +1: " in found.verdict()
 
