@@ -236,11 +236,13 @@ def test_what_cannot_be_done_is_said_at_once(planted):
 # --- with a hooked model
 
 
-def test_a_conversation_that_no_longer_fits_ends_as_invalid(planted):
-    model, _ = planted  # a context of 256 tokens
+def test_a_conversation_that_no_longer_fits_ends_as_invalid(planted, trusted):
+    model, vectors = planted  # a context of 256 tokens
     long = ADD | {"prompt": "word0 " * 200}
     (one,) = episodes(model, [long], max_new_tokens=50, limits=QUICK)
     assert (one.ended, one.why, one.attempts) == ("invalid", "too long for the context", [])
+    found = run(model, vectors, honest_judge, tasks=[long | {"condition": "impossible"}], validation=trusted, samples=1)
+    assert "1 too long for the context" in found.verdict() and "Nothing unsteered is valid" in found.verdict()
 
 
 def test_a_hooked_model_acts_row_by_row_under_each_steering(planted, monkeypatch):

@@ -142,7 +142,7 @@ def run(
     table = rates(sample, rows, base, OUTCOMES, "hack", steerings, seed)
     table["kappa"] = validation.frame["kappa"].iloc[0]
     said = [*sentences(table, "hack"), _failures(table.iloc[0], played[0], validation)]
-    if vectors is not None:
+    if vectors is not None and any(one.attempts for one in played[0]):
         traced = trace(model, played[0], vectors)
         for (control, attempt), scores in traced.groupby(["control", "attempt"])[list(EMOTIONS)].mean().iterrows():
             for name in EMOTIONS:

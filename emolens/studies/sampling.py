@@ -125,9 +125,10 @@ def rates(
 
     Returns:
         A row for the unsteered model, one for its controls, and one for each direction and strength: `samples`,
-        how many are `invalid`, those of each label, the `rate` with Wilson's interval; the `effect`, a difference of
-        rates, with a bootstrap interval over the scenarios; for each kind of null the t prediction interval of one
-        more draw in that row, and p of the effect's size against the largest of each family; the `verdict`.
+        how many are `invalid`, those of each label, the `rate` with Wilson's interval, which takes the replies as
+        independent; the `effect`, a difference of rates, with a bootstrap interval over the scenarios; for each kind
+        of null the t prediction interval of one more draw in that row, and p of the effect's size against the
+        largest of each family; the `verdict`.
     """
     counted = [row for row in scenarios if not is_control(row)]
     ids = [row["id"] for row in counted]
