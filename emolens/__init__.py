@@ -34,7 +34,7 @@ _HOME = {
     "logit_lens": "lens",
     "steer": "steer",
     "Steering": "steer",
-    "log_probs": "writing",
+    "log_probs": "continuations",
     "dose_response": "dose",
     "null_directions": "dose",
     "patch": "patch",
@@ -55,6 +55,7 @@ __all__ = ["__version__", *_HOME, *_MODULES]
 if TYPE_CHECKING:
     from emolens import batching, corpus, embedded, geometry, measures, model, plots, pooling, stats, studies, vectors
     from emolens.adapters import load_adapter
+    from emolens.continuations import log_probs
     from emolens.corpus import Corpus, Story
     from emolens.derive import derive, fit
     from emolens.direction import Direction, random_directions
@@ -72,7 +73,6 @@ if TYPE_CHECKING:
     from emolens.steer import Steering, steer
     from emolens.studies.post_training import compare
     from emolens.vectors import EmotionVectors, packaged_vectors
-    from emolens.writing import log_probs
 
 
 def __getattr__(name: str) -> Any:

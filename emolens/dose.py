@@ -132,12 +132,7 @@ def cells(
             f"and a strength besides 0"
         )
     run = _Runner(model, measure, items, layers, where, rows_at_once)
-    families = {kind: list(draws) for kind, draws in (nulls or {}).items()}
-    for kind, draws in families.items():
-        if not draws or any(len(family) != len(directions) for family in draws):
-            raise ValueError(
-                f"each draw of the null {kind!r} needs {len(directions)} directions, as many as are looked at"
-            )
+    families = families_of(nulls, directions)
     total = len(strengths) * len(directions) * (1 + sum(map(len, families.values())))
     with tqdm(total=total, unit="cell", disable=not progress) as bar:
         cost = coherence(model, cost_prompts, seed=seed) if cost_prompts else None
@@ -146,6 +141,15 @@ def cells(
         null_effects = {kind: run.grid(draws, strengths, bar)[0] - baseline for kind, draws in families.items()}
     names = tuple(one.name for one in directions)
     return Cells(names, strengths, baseline[:, 0], values[0] - baseline, null_effects, costs)
+
+
+def families_of(nulls: Nulls | None, directions: Sequence[Direction]) -> dict[str, list[Sequence[Direction]]]:
+    """The draws of each kind. Raises ValueError for fewer than ten, or families of another size."""
+    families = {kind: list(draws) for kind, draws in (nulls or {}).items()}
+    for kind, draws in families.items():
+        if len(draws) < 10 or any(len(family) != len(directions) for family in draws):
+            raise ValueError(f"the null {kind!r} needs at least 10 draws of {len(directions)} directions each")
+    return families
 
 
 class _Runner:

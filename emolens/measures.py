@@ -9,11 +9,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 import emolens.corpus as texts
+from emolens.continuations import log_probs
 from emolens.encoding import Text, is_chat
 from emolens.model import HookedModel
 from emolens.read import document_start, score
 from emolens.vectors import EmotionVectors
-from emolens.writing import log_probs
 
 Measure = Callable[[HookedModel, Any], Float[Tensor, "row"]]
 

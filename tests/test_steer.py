@@ -7,10 +7,10 @@ import torch
 from tiny import tiny_gemma, tiny_llama, tiny_tokenizer
 
 import emolens as el
+from emolens.continuations import SharedPrompt
 from emolens.direction import Direction, unit
 from emolens.model import HookedModel
 from emolens.steer import _plan as plan
-from emolens.writing import SharedPrompt
 
 TEXT = "she ran and the river was very cold"
 CHAT = [

@@ -6,6 +6,7 @@ the chosen layers alone, for notebooks and tests. Adding an experiment is adding
 
 from emolens.studies import (
     alignment,
+    attempts,
     binding,
     cases,
     checkpoints,
@@ -26,6 +27,7 @@ from emolens.studies import (
     replies,
     reward_hacking,
     robustness,
+    rollouts,
     surface,
     sycophancy,
     traces,
@@ -36,6 +38,7 @@ from emolens.studies import (
 
 __all__ = [
     "alignment",
+    "attempts",
     "binding",
     "cases",
     "checkpoints",
@@ -56,6 +59,7 @@ __all__ = [
     "replies",
     "reward_hacking",
     "robustness",
+    "rollouts",
     "surface",
     "sycophancy",
     "traces",

@@ -21,7 +21,7 @@ from emolens.rubrics import conversation
 from emolens.stats import Contrast, StudyResult
 from emolens.steer import Where
 from emolens.studies.common import check_size
-from emolens.studies.replies import Preference, Reply, between, prepare, sensitivity
+from emolens.studies.replies import Candidate, Preference, between, prepare, sensitivity
 from emolens.vectors import EmotionVectors
 
 PLACES = ("own", "control")
@@ -77,7 +77,7 @@ def run(
     kinds = list(dict.fromkeys(kind for pair in pairs.values() for kind in (pair.favoured, pair.other)))
     directions = [vectors[name] for name in emotions]
 
-    def contrasts(items: Sequence[Reply], names: Iterable[str]) -> dict[str, Contrast]:
+    def contrasts(items: Sequence[Candidate], names: Iterable[str]) -> dict[str, Contrast]:
         return {name: between(items, **vars(pairs[name]), by_length=by_length, seed=seed) for name in names}
 
     items = prepare(model, rows, kinds, None if full else 1, same, context)
@@ -101,7 +101,7 @@ def run(
 
 
 def baselines(
-    items: Sequence[Reply], values: Float[np.ndarray, "place item"], contrasts: Mapping[str, Contrast]
+    items: Sequence[Candidate], values: Float[np.ndarray, "place item"], contrasts: Mapping[str, Contrast]
 ) -> StudyResult:
     """What the unsteered model prefers: a row for each contrast, in nats per token."""
     rows = []
@@ -119,7 +119,7 @@ def baselines(
     return StudyResult("baseline", pd.DataFrame(rows), f"Unsteered log-odds, nats per token. {said}.")
 
 
-def signs(items: Sequence[Reply], over: Contrast, values: Float[np.ndarray, "item"]) -> dict[str, Any]:
+def signs(items: Sequence[Candidate], over: Contrast, values: Float[np.ndarray, "item"]) -> dict[str, Any]:
     """The sign of a contrast in each scenario that counts, in order, and how many there are."""
     scenario = np.array([item.scenario for item in items])
     each = [(over.point * values)[scenario == name].sum() for name in dict.fromkeys(scenario[over.point != 0])]
@@ -131,7 +131,7 @@ def _count(row: Mapping[str, Any]) -> str:
 
 
 def first_order(
-    items: Sequence[Reply],
+    items: Sequence[Candidate],
     gradient: Float[np.ndarray, "place item d_model"],
     contrasts: Mapping[str, Contrast],
     directions: Sequence[Direction],
@@ -196,7 +196,7 @@ def verdict_of(frame: pd.DataFrame) -> str:
 
 def curve(
     model: HookedModel,
-    items: Sequence[Reply],
+    items: Sequence[Candidate],
     contrasts: Mapping[str, Contrast],
     directions: Sequence[Direction],
     strengths: Sequence[float],

@@ -9,10 +9,10 @@ from jaxtyping import Float
 from scipy.optimize import minimize
 from torch import Tensor
 
+from emolens.continuations import SharedPrompt
 from emolens.encoding import Encoding, format_chat
 from emolens.model import HookedModel
 from emolens.studies.common import user
-from emolens.writing import SharedPrompt
 
 QUESTION = "Which of these would you rather do?\n(A) {a}\n(B) {b}\nAnswer with A or B only."
 ANSWERS = ("(A)", "(B)")

@@ -17,18 +17,18 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from emolens.continuations import SharedPrompt, gradients, log_probs
 from emolens.encoding import Encoding, Text
 from emolens.model import HookedModel
 from emolens.rubrics import conversation
 from emolens.stats import Contrast, contrast
 from emolens.steer import Where
-from emolens.writing import SharedPrompt, gradients, log_probs
 
 RATIO = 1.5  # of the lengths of two kinds of reply, from which on they are not alike
 
 
 @dataclass(frozen=True, eq=False)
-class Reply:
+class Candidate:
     """A reply, the prompt that it answers, and those in which its wording alone is scored."""
 
     scenario: str
@@ -45,7 +45,7 @@ def prepare(
     controls: int | None = None,
     same: Mapping[str, str] | None = None,
     context: Callable[[Mapping[str, Any]], Text] = conversation,
-) -> list[Reply]:
+) -> list[Candidate]:
     """The replies of some kinds to all scenarios.
 
     Args:
@@ -77,12 +77,12 @@ def prepare(
         for kind in kinds:
             for text in row[kind]:
                 ids = tuple(model.tokenizer(text, add_special_tokens=False).input_ids)
-                found.append(Reply(row["id"], kind, ids, prompts[number], tuple(prompts[i] for i in others)))
+                found.append(Candidate(row["id"], kind, ids, prompts[number], tuple(prompts[i] for i in others)))
     return found
 
 
 def between(
-    items: Sequence[Reply],
+    items: Sequence[Candidate],
     favoured: str,
     other: str,
     scenarios: Sequence[str] | None = None,
@@ -130,11 +130,11 @@ class Preference:
         self.under: Any = None
         self.prompts: dict[int, SharedPrompt] = {}
 
-    def __call__(self, model: HookedModel, reply: Reply) -> Float[Tensor, "row"]:
+    def __call__(self, model: HookedModel, reply: Candidate) -> Float[Tensor, "row"]:
         own, *controls = (self.score(model, prompt, reply) for prompt in (reply.own, *reply.controls))
         return own - torch.stack(controls).mean(dim=0)
 
-    def score(self, model: HookedModel, prompt: Encoding, reply: Reply) -> Float[Tensor, "row"]:
+    def score(self, model: HookedModel, prompt: Encoding, reply: Candidate) -> Float[Tensor, "row"]:
         """Log-probability per token after one prompt."""
         if not self.anywhere and self.under != model.steering:
             self.under, self.prompts = list(model.steering), {}
@@ -144,7 +144,7 @@ class Preference:
 
 
 def sensitivity(
-    model: HookedModel, items: Sequence[Reply], layer: int, progress: bool = True
+    model: HookedModel, items: Sequence[Candidate], layer: int, progress: bool = True
 ) -> tuple[Float[np.ndarray, "place item"], Float[np.ndarray, "place item d_model"]]:
     """Log-probability per token of each reply, unsteered, and its gradient by what steering adds to its tokens.
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import emolens.corpus as texts
 from emolens.dose import null_directions
-from emolens.encoding import Message
 from emolens.model import HookedModel
+from emolens.rubrics import request
 from emolens.stats import StudyResult
 from emolens.studies import cases
 from emolens.studies.cases import Pair
@@ -21,12 +21,6 @@ CODE = ("hacks", "honest")
 def tasks(rows: Sequence[Mapping[str, Any]], condition: str) -> tuple[str, ...]:
     """The ids of the "impossible" or of the "solvable" tasks."""
     return tuple(row["id"] for row in rows if row["condition"] == condition)
-
-
-def request(row: Mapping[str, Any]) -> list[Message]:
-    """What the model is asked before it has written any code."""
-    content = f"{row['prompt']}\n\n{row['signature']}\n\nAnswer with the Python code of solution.py alone."
-    return [{"role": "user", "content": content}]
 
 
 def run(

@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 import emolens.corpus as texts
+from emolens.continuations import log_probs
 from emolens.direction import Direction
 from emolens.dose import LEVEL, null_directions
 from emolens.encoding import Text
@@ -23,7 +24,6 @@ from emolens.steer import Columns, default_layer, steer
 from emolens.studies.common import check_size, near
 from emolens.studies.documents import vader
 from emolens.vectors import EmotionVectors
-from emolens.writing import log_probs
 
 AXIS = ("desperate", "calm")  # what is read is the score of the first less that of the second
 STRENGTHS = (0.1, 0.15)

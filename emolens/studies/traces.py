@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 import emolens.corpus as texts
+from emolens.continuations import SharedPrompt
 from emolens.direction import Direction, unit
 from emolens.dose import BY_RANK, LEVEL, family_p, null_directions
 from emolens.encoding import Encoding, Message, Turn, format_chat
@@ -21,7 +22,6 @@ from emolens.rubrics import conversation, mail
 from emolens.stats import StudyResult, bootstrap_mean, outside_draws, p_text
 from emolens.studies.common import check_size, near
 from emolens.vectors import EmotionVectors
-from emolens.writing import SharedPrompt
 
 EMOTIONS = ("desperate", "calm", "angry", "nervous", "happy", "sad")
 ANNOUNCED = 2  # in each inbox the end of the assistant is announced in one of the last two mails, and in none before

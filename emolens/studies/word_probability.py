@@ -3,13 +3,13 @@
 import numpy as np
 import pandas as pd
 
+from emolens.continuations import log_probs
 from emolens.dose import null_directions
 from emolens.model import HookedModel
 from emolens.stats import StudyResult, bootstrap_mean, p_text, p_value
 from emolens.steer import steer
 from emolens.studies.common import TWELVE, check_size
 from emolens.vectors import EmotionVectors
-from emolens.writing import log_probs
 
 QUESTIONS = {
     "he": (
