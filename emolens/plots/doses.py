@@ -26,7 +26,8 @@ def dose_response(
     kinds = [str(name).removesuffix("_low") for name in frame if str(name).endswith("_low")]
     kinds = [kind for kind in kinds if kind != "slope"]
     if kinds:
-        null = frame.groupby("strength").agg({f"{kind}_{end}": how for kind in kinds for end, how in ENDS})
+        ends = {f"{kind}_{end}": how for kind in kinds for end, how in ENDS}
+        null = frame.dropna(subset=list(ends)).groupby("strength").agg(ends)  # where nulls were run
         low = null[[f"{kind}_low" for kind in kinds]].min(axis=1)
         high = null[[f"{kind}_high" for kind in kinds]].max(axis=1)
         low.loc[0.0] = high.loc[0.0] = 0.0

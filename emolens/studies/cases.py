@@ -5,7 +5,7 @@ Leverage, reward hacking and sycophancy (paper, section 8) are three of them.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from emolens.direction import Direction
-from emolens.dose import LEVEL, Nulls, cells, family_p, null_directions
+from emolens.dose import BY_RANK, LEVEL, Nulls, cells, family_p, null_directions
 from emolens.dose import table as dose_table
 from emolens.encoding import Text
 from emolens.model import HookedModel
@@ -27,8 +27,9 @@ from emolens.vectors import EmotionVectors
 PLACES = ("own", "control")
 DOSE = 0.1  # slopes are given per this strength
 SEVERAL = 8  # scenarios from which a verdict speaks of more than these
-DRAWS = 99  # null families of each kind; a draw costs a refit, and no pass of the model
-CHECKED = 10  # null directions of each kind whose effect is measured at full strength, too
+DRAWS = BY_RANK  # null families of each kind behind the slopes; a draw costs a refit, and no pass of the model
+SINGLE = BY_RANK  # null directions of each kind whose effect is measured at full strength
+CURVED = 12  # scenarios of a curve, at most: its nulls cost passes
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ def run(
         nulls: of `null_directions` for these emotions, where they are at hand.
         where: what is steered in the curves; the slopes are those of steering the reply.
         size: "full" takes the contexts of all other scenarios as control for the slopes and has `draws` families of
-            each null; "quick" takes one other context in turn and has no null. Curves always take one in turn.
+            each null; "quick" takes one other context in turn and has no null. Curves take one in turn, too, and
+            `CURVED` scenarios at most.
     """
     check_size(size)
     vectors.check_model(model)
@@ -89,7 +91,7 @@ def run(
     found = {"baseline": baselines(items, values, over), "first_order": slopes}
     if full and strengths:
         names = list(pairs if curves is None else curves)
-        few = prepare(model, rows, kinds, 1, same, context)
+        few = prepare(model, rows[:CURVED], kinds, 1, same, context)
         weights = sum(np.abs(one.point) for one in contrasts(few, names).values())
         few = [item for item, weight in zip(few, weights, strict=True) if weight]
         costs = [context(row) for row in rows[:2]]
@@ -209,50 +211,63 @@ def curve(
 ) -> dict[str, StudyResult]:
     """The dose-response of each contrast, all from the same passes, beside what the slope at strength 0 foretells.
 
+    A direction that means nothing has no sign, so the single nulls of each kind are run at the largest strength
+    with either sign in turn, and their spread holds for both.
+
     Returns:
-        Tables as of `dose_response`, without a test: `linear` is the slope times the strength, and the bands of the
-        nulls are theirs. How well slopes foretell is measured on `CHECKED` null directions of each kind, too, at the
-        largest strength of either sign (in words).
+        Tables as of `dose_response`, without a test, which is that of the slopes: `linear` is the slope times the
+        strength; where 95 % of single nulls lie stands in the rows of the largest strength.
     """
     _, gradient = sensitivity(model, items, layer, progress)
-    slopes = first_order(items, gradient, contrasts, directions, layer, nulls).table()
+    slopes = first_order(items, gradient, contrasts, directions, layer).table()
+    top = max(map(abs, strengths))
     options: dict[str, Any] = {"layers": layer, "where": where, "rows_at_once": 32, "seed": seed, "progress": progress}
     found = cells(model, Preference(where), items, directions, strengths, cost_prompts=cost_prompts, **options)
-    drawn = [one for draws in nulls.values() for one in list(chain.from_iterable(draws))[:CHECKED]]
-    ends = [min(strengths), max(strengths)]
-    checked = cells(model, Preference(where), items, drawn, ends, **options).effects if drawn else None
+    drawn = {
+        kind: [one if n % 2 else -one for n, one in enumerate(islice(chain.from_iterable(draws), SINGLE))]
+        for kind, draws in nulls.items()
+    }
+    spread = {
+        kind: cells(model, Preference(where), items, some, [top], **options).effects[:, 0]
+        for kind, some in drawn.items()
+    }
     out = {}
     for name, over in contrasts.items():
         frame = dose_table(found, over).drop(columns=["slope", "slope_low", "slope_high", "verdict"])
         at = slopes[slopes["contrast"] == name].set_index("direction").loc[frame["direction"]]
-        dose = frame["strength"].to_numpy() / DOSE
-        frame["linear"] = at["effect"].to_numpy() * dose
-        for kind in nulls:
-            ends_of = np.sort(np.outer(dose, [1, 1]) * at[[f"{kind}_low", f"{kind}_high"]].to_numpy(), axis=1)
-            frame[f"{kind}_low"], frame[f"{kind}_high"] = ends_of.T
-        said = _bent(frame, name, len({item.scenario for item in items}))
-        if checked is not None:
-            linear = np.outer([over.of((gradient[0] - gradient[1]) @ _step(one, layer)) for one in drawn], ends)
-            r = np.corrcoef(linear.ravel(), over.of(checked).ravel())[0, 1]
-            said += f" For {linear.size} cells of null directions at {ends[0]:+g} and {ends[1]:+g}: r = {r:.3f}."
+        frame["linear"] = at["effect"].to_numpy() * frame["strength"].to_numpy() / DOSE
+        for kind, x in spread.items():
+            band = np.quantile(over.of(x), [LEVEL / 2, 1 - LEVEL / 2])
+            ends = np.where(frame["strength"].abs().eq(top).to_numpy()[:, None], band, np.nan)
+            frame[f"{kind}_low"], frame[f"{kind}_high"] = ends.T
+        said = _bent(frame, name, at["scenarios"].iloc[0])
+        if drawn:
+            linear = [
+                top * over.of((gradient[0] - gradient[1]) @ _step(one, layer))
+                for some in drawn.values()
+                for one in some
+            ]
+            r = np.corrcoef(linear, over.of(np.concatenate(list(spread.values()))))[0, 1]
+            said += f" For {len(linear)} null directions at {top:g}: r = {r:.3f}."
         options_of = {"ylabel": f"{name}\nlog-odds, nats per token", "title": "Effect of steering, by strength"}
         out[name] = StudyResult("dose_response", frame, said, "dose_response", options_of)
     return out
 
 
 def _bent(frame: pd.DataFrame, name: str, scenarios: int) -> str:
-    """The largest change, how the curve follows its slope at 0, and where it leaves both bands."""
-    outside = np.ones(len(frame), dtype=bool)
+    """The largest change, where the curve leaves both bands, and how it follows its slope at 0."""
     kinds = [str(column).removesuffix("_low") for column in frame if str(column).endswith("_low")]
+    tested = frame.dropna(subset=[f"{kind}_low" for kind in kinds])
+    outside = np.ones(len(tested), dtype=bool)
     for kind in kinds:
-        outside &= ~frame["effect"].between(frame[f"{kind}_low"], frame[f"{kind}_high"])
-    named = ", ".join(f"{row.direction} {row.strength:+g}" for row in frame[outside].itertuples())
+        outside &= ~tested["effect"].between(tested[f"{kind}_low"], tested[f"{kind}_high"])
+    named = ", ".join(f"{row.direction} {row.strength:+g}" for row in tested[outside].itertuples())
     r = np.corrcoef(frame["effect"], frame["linear"])[0, 1]
     most = frame.loc[frame["effect"].abs().idxmax()]
     few = f"In these {scenarios} scenarios, " if scenarios < SEVERAL else ""
     return (
         f"{few}{name}: the largest change is {most['effect']:+.3f} [{most['low']:+.3f}, {most['high']:+.3f}] nats per "
         f"token, under {most['direction']} {most['strength']:+g}. "
-        + (f"Outside 95% of single nulls of both kinds: {named or 'none'} of {len(frame)} cells. " if kinds else "")
+        + (f"Outside 95% of single nulls of both kinds: {named or 'none'} of {len(tested)} cells. " if kinds else "")
         + f"All {len(frame)} changes and what the slopes at 0 foretell correlate at r = {r:.3f}."
     )
