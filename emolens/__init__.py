@@ -47,13 +47,28 @@ _HOME = {
     "compare": "studies.post_training",
 }
 _MODULES = (
-    "batching", "corpus", "embedded", "geometry", "measures", "model", "plots", "pooling", "stats", "studies", "vectors"
+    "batching", "corpus", "embedded", "geometry", "judge", "measures", "model", "plots", "pooling", "sandbox", "stats",
+    "studies", "vectors",
 )  # fmt: skip
 
 __all__ = ["__version__", *_HOME, *_MODULES]
 
 if TYPE_CHECKING:
-    from emolens import batching, corpus, embedded, geometry, measures, model, plots, pooling, stats, studies, vectors
+    from emolens import (
+        batching,
+        corpus,
+        embedded,
+        geometry,
+        judge,
+        measures,
+        model,
+        plots,
+        pooling,
+        sandbox,
+        stats,
+        studies,
+        vectors,
+    )
     from emolens.adapters import load_adapter
     from emolens.continuations import log_probs
     from emolens.corpus import Corpus, Story

@@ -178,8 +178,8 @@ class Contrast:
 
 
 def contrast(
-    groups: Sequence[Any],
-    sign: Sequence[int] | None = None,
+    groups: Sequence[Any] | np.ndarray,
+    sign: Sequence[int] | np.ndarray | None = None,
     covariate: Sequence[float] | np.ndarray | None = None,
     draws: int = 2000,
     seed: int = 0,

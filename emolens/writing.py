@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from emolens.batching import Batch, Pass
+from emolens.continuations import SharedPrompt
 from emolens.encoding import PLAIN_ROLES, Encoding, Text, as_list, is_chat, is_one
 from emolens.model import HookedModel
 from emolens.steer import per_text

@@ -1,9 +1,9 @@
 """Run the studies in full on both embedded models: `make results`.
 
 Writes `figures/data/PART-MODEL.json` for each part (tables with nulls and intervals, verdicts, the stamp, how many
-minutes it took with how many threads); the parts post_training and rulers are of the base model alone. With the
-instruct model, `figures/data/written-stories.jsonl`: stories that it wrote itself. The notebooks show these numbers and
-check that what they measure live agrees.
+minutes it took with how many threads); the parts post_training and rulers are of the base model alone, surface and
+behaviour of the instruct model. With the instruct model, `figures/data/written-stories.jsonl`: stories that it wrote
+itself. The notebooks show these numbers and check that what they measure live agrees.
 """
 
 import argparse
@@ -250,11 +250,35 @@ def sycophancy(model: el.HookedModel, vectors: el.EmotionVectors) -> dict[str, S
     return studies.sycophancy.run(model, vectors, **curved(model))
 
 
+def traces(model: el.HookedModel, vectors: el.EmotionVectors) -> dict[str, StudyResult]:
+    """Notebook 08, what is read in the mails and in the replies."""
+    study = studies.traces
+    return {"contrasts": study.run(model, vectors), "by_mail": study.by_mail(model, vectors)}
+
+
+def surface(model: el.HookedModel, vectors: el.EmotionVectors) -> dict[str, StudyResult]:
+    """Notebook 09, the calm surface; the base model reads what the instruct model writes."""
+    other = el.load("gemma-3-270m")
+    return {"surface": studies.surface.run(model, vectors, (other, el.derive(other)), (0.1,))}
+
+
+def behaviour(model: el.HookedModel, vectors: el.EmotionVectors) -> dict[str, StudyResult]:
+    """Notebooks 08 to 10, what the unsteered model does. Its own judge comes first, keywords are the second."""
+    words = {name: el.judge.keyword_judge(rubric) for name, rubric in el.judge.RUBRICS.items()}
+    return {
+        "attempts": studies.attempts.run(model, vectors, samples=3),
+        "leverage": studies.rollouts.run(model, "leverage", second=words["leverage"], samples=6),
+        "sycophancy": studies.rollouts.run(model, "sycophancy", second=words["sycophancy"], samples=2),
+    }
+
+
 PARTS = {"derivation": derivation, "reading": reading, "geometry": geometry}
 PARTS |= {"patching": patching, "steering": steering, "writing": writing, "preferences": preferences}
 PARTS |= {"leverage": leverage, "reward_hacking": reward_hacking, "sycophancy": sycophancy}
+PARTS |= {"traces": traces, "surface": surface, "behaviour": behaviour}
 PARTS |= {"post_training": post_training, "rulers": rulers}
 ONLY = dict.fromkeys(("post_training", "rulers"), studies.children.BASE)  # the other model is no base model
+ONLY |= dict.fromkeys(("surface", "behaviour"), "smollm2-135m-instruct")  # a base model does not answer
 
 
 def main() -> None:

@@ -77,14 +77,15 @@ def test_each_study_finds_what_is_planted_and_not_once_it_is_ablated(of, planted
 
 def test_what_is_raised_everywhere_is_a_liking_of_the_wording(planted_case):
     """The emotion's own name is raised in every context: the control takes that off."""
-    named = [told(t) | {"condition": "threat", "coercive": ["afraid " * 3], "honest": ["calm " * 3]} for t in range(8)]
+    said = {"coercive": "afraid word{t} afraid", "honest": "calm word{t} calm"}
+    named = [inbox(t) | {kind: [text.format(t=20 + t)] for kind, text in said.items()} for t in range(TOPICS)]
     model, vectors, nulls = planted_case
     found = leverage.run(
         model, vectors, "full", named, EMOTIONS, layer=LAYER, nulls=nulls, strengths=(), progress=False
     )
     row = found["first_order"].table().iloc[0]
-    assert row["own"] > 0.01 and row["control"] > 0.01
-    assert abs(row["effect"]) < 0.2 * row["own"] and row["verdict"] == NOT
+    assert row["own"] > 0.5 and row["control"] > 0.5
+    assert abs(row["effect"]) < 0.02 * row["own"]
 
 
 def test_the_curve_shows_the_effect_the_bands_and_the_costs(planted_case):

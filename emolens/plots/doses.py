@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import cycle
 from typing import Any
 
@@ -10,6 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from emolens.plots.style import DASHES, NULL, SMALL, beside, extents, free, new_axes, parts_of, plain, require
+from emolens.plots.training import shift_dots
 
 
 def dose_response(
@@ -49,6 +51,32 @@ def dose_response(
 
 
 ENDS = (("low", "min"), ("high", "max"))
+
+
+def effect_dots(
+    frame: pd.DataFrame,
+    contrasts: Sequence[str] = (),
+    title: str = "Change for a small strength of each direction",
+    ax: Axes | None = None,
+) -> Axes:
+    """Effect of each direction on up to two contrasts, with intervals and where single nulls lie.
+
+    Args:
+        frame: a row for each `contrast` and `direction`: `effect`, `low`, `high`; for each kind of null
+            `{kind}_low` and `{kind}_high`, drawn as one grey bar, the widest of the kinds; and the `verdict`.
+        contrasts: which; default the first two.
+    """
+    require(frame, "contrast", "direction", "effect", "low", "high", "verdict")
+    shown = list(contrasts) or list(dict.fromkeys(frame["contrast"]))[:2]
+    frame = frame[frame["contrast"].isin(shown)]
+    kinds = [str(name).removeprefix("p_") for name in frame if str(name).startswith("p_")]
+    ends = {f"null_{end}": frame[[f"{kind}_{end}" for kind in kinds]].agg(how, axis=1) for end, how in ENDS if kinds}
+    table = frame.rename(columns={"contrast": "group", "direction": "emotion", "effect": "shift"})
+    table = table.assign(**ends, counts=frame["verdict"].eq("above the null"))
+    label = "change of the log-odds for a strength of 0.1 (nats per token)"
+    return shift_dots(
+        table.drop(columns="layer", errors="ignore"), title, null="95 % of single nulls", xlabel=label, ax=ax
+    )
 
 
 def scatter(

@@ -60,6 +60,7 @@ def shift_dots(
     title: str = "Shift of the emotions",
     k: int = 12,
     null: str = "one more null child, 95 %",
+    xlabel: str = "shift of the score (cosine)",
     ax: Axes | None = None,
 ) -> Axes:
     """The emotions that rose and fell most, from the top down, each with its interval and the null's.
@@ -94,5 +95,5 @@ def shift_dots(
     ax.invert_yaxis()
     if len(first) > 2 * k:
         ax.axhline(k - 0.5, color=NULL, ls=":", lw=1)
-    ax.set(xlabel="shift of the score (cosine); hollow: does not count", title=title)
+    ax.set(xlabel=f"{xlabel}; hollow: does not count", title=title)
     return beside(ax)

@@ -240,7 +240,7 @@ def curve(
             band = np.quantile(over.of(x), [LEVEL / 2, 1 - LEVEL / 2])
             ends = np.where(frame["strength"].abs().eq(top).to_numpy()[:, None], band, np.nan)
             frame[f"{kind}_low"], frame[f"{kind}_high"] = ends.T
-        said = _bent(frame, name, at["scenarios"].iloc[0])
+        said = _bent(frame, name, int(at["scenarios"].iloc[0]))
         if drawn:
             linear = [
                 top * over.of((gradient[0] - gradient[1]) @ _step(one, layer))
