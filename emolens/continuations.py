@@ -162,6 +162,7 @@ def log_probs(
     return torch.stack(out, dim=1)
 
 
+@torch.enable_grad()
 def gradients(
     model: HookedModel, prompt: SharedPrompt, continuations: Sequence[Sequence[int]], layer: int
 ) -> tuple[Float[Tensor, "continuation"], Float[Tensor, "continuation d_model"]]:
@@ -201,8 +202,7 @@ def _gradient_of_last(
     values, outer = [], []
     for x, own in zip(resid.detach().split(128), targets.to(resid.device).split(128), strict=True):
         x = x.requires_grad_()
-        with torch.enable_grad():
-            value = -torch.nn.functional.cross_entropy(model.unembed(x).float(), own, reduction="none")
+        value = -torch.nn.functional.cross_entropy(model.unembed(x).float(), own, reduction="none")
         outer.append(torch.autograd.grad(value.sum(), x)[0])
         values.append(value.detach().cpu())
     return torch.cat(values), torch.cat(outer)

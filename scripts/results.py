@@ -266,8 +266,8 @@ def behaviour(model: el.HookedModel, vectors: el.EmotionVectors) -> dict[str, St
     """Notebooks 08 to 10, what the unsteered model does. Its own judge comes first, keywords are the second."""
     words = {name: el.judge.keyword_judge(rubric) for name, rubric in el.judge.RUBRICS.items()}
     return {
-        "attempts": studies.attempts.run(model, vectors, samples=3),
-        "leverage": studies.rollouts.run(model, "leverage", second=words["leverage"], samples=6),
+        "attempts": studies.attempts.run(model, vectors, samples=2),
+        "leverage": studies.rollouts.run(model, "leverage", second=words["leverage"], samples=5),
         "sycophancy": studies.rollouts.run(model, "sycophancy", second=words["sycophancy"], samples=2),
     }
 

@@ -493,6 +493,32 @@ def test_shift_dots_show_both_ends_of_the_first_child_with_null_and_what_counts(
         plots.shift_dots(pd.DataFrame({"emotion": ["a"], "shift": [0.1]}))
 
 
+def test_effect_dots_show_two_contrasts_with_the_widest_null_and_what_beats_it():
+    rows = [
+        {"contrast": contrast, "direction": name, "layer": 3, "effect": effect, "low": effect, "high": effect,
+         "a_low": -0.02, "a_high": 0.03, "b_low": -0.04, "b_high": 0.01, "p_a": 0.01, "p_b": 0.2,
+         "verdict": "above the null" if effect > 0.1 else "inside the null"}
+        for contrast in ("one", "two", "three")
+        for name, effect in (("calm", 0.2), ("angry", -0.03))
+    ]  # fmt: skip
+    ax = plots.effect_dots(pd.DataFrame(rows))
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["calm", "angry"]
+    assert legend(ax) == ["95 % of single nulls", "one", "two"]
+    segments = [one.get_segments()[0][:, 0].tolist() for one in ax.collections if hasattr(one, "get_segments")]
+    assert [-0.04, 0.03] in segments
+    third = plots.effect_dots(pd.DataFrame(rows).drop(columns=["p_a", "p_b"]), ["three"])
+    assert legend(third) == ["three"]
+
+
+def test_a_band_is_drawn_where_nulls_were_run():
+    frame = pd.DataFrame({"direction": "calm", "strength": [-0.1, -0.05, 0.05, 0.1], "effect": [-0.2, -0.1, 0.1, 0.2]})
+    frame["low"], frame["high"] = frame["effect"] - 0.01, frame["effect"] + 0.01
+    frame["random_low"], frame["random_high"] = [-0.03, np.nan, np.nan, -0.03], [0.04, np.nan, np.nan, 0.04]
+    band = plots.dose_response(frame).collections[0].get_paths()[0].vertices
+    assert {tuple(point) for point in band.tolist()} >= {(-0.1, -0.03), (0.1, 0.04), (0.0, 0.0)}
+    assert not np.isnan(band).any()
+
+
 def test_training_curves_keep_losses_and_watched_emotions_apart():
     losses = pd.DataFrame({"tokens": [0, 10, 20], "series": "held out", "loss": [3.0, 2.5, 2.0]})
     steps = pd.DataFrame({"tokens": [10, 20], "series": "trained on", "loss": [2.9, 2.1]})

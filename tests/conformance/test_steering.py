@@ -3,6 +3,7 @@
 import torch
 
 import emolens as el
+from emolens.continuations import SharedPrompt, continuation_ids, gradients, log_probs
 from emolens.direction import Direction, unit
 
 TEXT, WORDS = "she ran and the river was very cold", [" calm", " angry and cold"]
@@ -47,3 +48,17 @@ def test_a_continuation_has_the_log_probability_of_its_tokens(model):
     assert abs(float(found[0, 1]) - own) < 1e-4
     mean = el.log_probs(model, TEXT, WORDS, per_token=True)
     torch.testing.assert_close(mean[0, 1] * (len(encoding.ids) - n), found[0, 1])
+
+
+def test_gradients_are_the_slopes_of_steered_log_probabilities(model):
+    a, b = directions(model)
+    shared = SharedPrompt(model, model.encode(TEXT), anywhere=True)
+    ids = [continuation_ids(model, TEXT, word) for word in WORDS]
+    values, slopes = gradients(model, shared, ids, 2)
+    torch.testing.assert_close(values, el.log_probs(model, TEXT, WORDS, per_token=True)[0], rtol=1e-4, atol=1e-4)
+    with el.steer(model, [a, a, b, b], [-2e-4, 2e-4] * 2, where="generation"):
+        scored = log_probs(model, shared, ids, per_token=True)
+    steps = torch.stack([one.residual_norm * one.at(2) for one in (a, b)])
+    torch.testing.assert_close(steps @ slopes.T, (scored[1::2] - scored[0::2]) / 4e-4, rtol=0.05, atol=2e-2)
+    assert (steps @ slopes.T)[:, 1].abs().max() > 1e-2  # the first word of one token is not steered
+    assert (slopes[0] == 0).all() == (len(ids[0]) == 1)
