@@ -267,8 +267,8 @@ def behaviour(model: el.HookedModel, vectors: el.EmotionVectors) -> dict[str, St
     words = {name: el.judge.keyword_judge(rubric) for name, rubric in el.judge.RUBRICS.items()}
     return {
         "attempts": studies.attempts.run(model, vectors, samples=2),
-        "leverage": studies.rollouts.run(model, "leverage", second=words["leverage"], samples=5),
-        "sycophancy": studies.rollouts.run(model, "sycophancy", second=words["sycophancy"], samples=2),
+        "leverage": studies.rollouts.run(model, "leverage", second=words["leverage"], samples=3),
+        "sycophancy": studies.rollouts.run(model, "sycophancy", second=words["sycophancy"], samples=1),
     }
 
 

@@ -29,7 +29,7 @@ DOSE = 0.1  # slopes are given per this strength
 SEVERAL = 8  # scenarios from which a verdict speaks of more than these
 DRAWS = BY_RANK  # null families of each kind behind the slopes; a draw costs a refit, and no pass of the model
 SINGLE = BY_RANK  # null directions of each kind whose effect is measured at full strength
-CURVED = 12  # scenarios of a curve, at most: its nulls cost passes
+CURVED = 8  # scenarios of a curve, at most: its nulls cost passes
 
 
 @dataclass(frozen=True)
