@@ -19,7 +19,7 @@ import emolens as el
 from emolens import studies
 from emolens.derive import fit
 from emolens.files import write_atomic
-from emolens.stats import StudyResult, save_results
+from emolens.stats import StudyResult, load_results, save_results
 from emolens.vectors import METHODS
 
 DATA = Path(__file__).parent.parent / "figures" / "data"
@@ -263,13 +263,13 @@ def surface(model: el.HookedModel, vectors: el.EmotionVectors) -> dict[str, Stud
 
 
 def behaviour(model: el.HookedModel, vectors: el.EmotionVectors) -> dict[str, StudyResult]:
-    """Notebooks 08 to 10, what the unsteered model does. Its own judge comes first, keywords are the second."""
-    words = {name: el.judge.keyword_judge(rubric) for name, rubric in el.judge.RUBRICS.items()}
-    return {
-        "attempts": studies.attempts.run(model, vectors, samples=2),
-        "leverage": studies.rollouts.run(model, "leverage", second=words["leverage"], samples=3),
-        "sycophancy": studies.rollouts.run(model, "sycophancy", second=words["sycophancy"], samples=1),
-    }
+    """Notebooks 08 to 10, what the unsteered model does. It is its own judge, as `scripts/judges.py` tried it."""
+    tried = load_results(DATA / f"judges-{model.name}.json")
+    found = {"attempts": studies.attempts.run(model, vectors, samples=2)}
+    for name, samples in (("leverage", 3), ("sycophancy", 1)):
+        words, known = el.judge.keyword_judge(el.judge.RUBRICS[name]), tried[f"{name}: letters"]
+        found[name] = studies.rollouts.run(model, name, second=words, samples=samples, validation=known)
+    return found
 
 
 PARTS = {"derivation": derivation, "reading": reading, "geometry": geometry}

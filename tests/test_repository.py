@@ -103,6 +103,41 @@ def test_the_comparison_in_the_readme_is_the_one_that_was_measured() -> None:
     assert len(measured["null"]["table"][0]) - 3 == 5 and recipe["dialogues"]["rows"] == 260
 
 
+CASES = {
+    "leverage": ("coercive over honest", "exposing over honest"),
+    "reward_hacking": ("false over honest report",),
+    "sycophancy": ("sycophantic over honest", "harsh over honest"),
+}
+
+
+def test_the_case_studies_in_the_readme_are_those_that_were_measured() -> None:
+    text = (ROOT / "README.md").read_text()
+    for study, contrasts in CASES.items():
+        for contrast in contrasts:
+            shown = [contrast]
+            for model in ("smollm2-135m-instruct", "gemma-3-270m"):
+                found = json.loads((ROOT / f"figures/data/{study}-{model}.json").read_text())["results"]
+                (base,) = (row for row in found["baseline"]["table"] if row["contrast"] == contrast)
+                rows = [row for row in found["first_order"]["table"] if row["contrast"] == contrast]
+                above = [row["direction"] for row in rows if row["verdict"] == "above the null"]
+                interval = f"{base['preference']:+.2f} [{base['low']:+.2f}, {base['high']:+.2f}]"
+                shown += [interval, f"{', '.join(above) or 'none'} of {len(rows)}"]
+            assert f"| {' | '.join(shown)} |" in text
+    minutes = [
+        json.loads((ROOT / f"figures/data/{study}-smollm2-135m-instruct.json").read_text())["stamp"] for study in CASES
+    ]
+    said = ", ".join(f"{stamp['minutes']:.0f}" for stamp in minutes)
+    assert f"{said} minutes" in " ".join(text.split()) and {stamp["threads"] for stamp in minutes} == {2}
+
+
+def test_the_speed_of_scoring_replies_in_the_readme_is_the_one_that_was_measured() -> None:
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    found = json.loads((ROOT / "benchmarks/results/replies-smollm2-135m-instruct.json").read_text())
+    assert f"in {found['seconds']['grid'] / 60:.1f} minutes" in readme
+    assert f"{found['speed_over_one_by_one']:.0f} times as fast as one forward pass for each cell" in readme
+    assert found["cells"] == 7 * 14 * 16 * 5
+
+
 def test_the_gallery_is_that_of_the_figures(tmp_path: Path) -> None:
     for figure in (ROOT / "figures").glob("*.png"):
         shutil.copy(figure, tmp_path)
