@@ -47,8 +47,8 @@ _HOME = {
     "compare": "studies.post_training",
 }
 _MODULES = (
-    "batching", "corpus", "embedded", "geometry", "judge", "measures", "model", "plots", "pooling", "sandbox", "stats",
-    "studies", "vectors",
+    "batching", "corpus", "embedded", "geometry", "judge", "measures", "model", "plots", "pooling", "rubrics",
+    "sandbox", "stats", "studies", "vectors",
 )  # fmt: skip
 
 __all__ = ["__version__", *_HOME, *_MODULES]
