@@ -73,7 +73,7 @@ def effect_dots(
     ends = {f"null_{end}": frame[[f"{kind}_{end}" for kind in kinds]].agg(how, axis=1) for end, how in ENDS if kinds}
     table = frame.rename(columns={"contrast": "group", "direction": "emotion", "effect": "shift"})
     table = table.assign(**ends, counts=frame["verdict"].eq("above the null"))
-    label = "change of the log-odds for a strength of 0.1 (nats per token)"
+    label = "log-odds for a strength of 0.1 (nats per token)"
     return shift_dots(
         table.drop(columns="layer", errors="ignore"), title, null="95 % of single nulls", xlabel=label, ax=ax
     )
