@@ -86,6 +86,9 @@ def test_what_is_raised_everywhere_is_a_liking_of_the_wording(planted_case):
     row = found["first_order"].table().iloc[0]
     assert row["own"] > 0.5 and row["control"] > 0.5
     assert abs(row["effect"]) < 0.02 * row["own"]
+    assert (
+        row["own_verdict"] == FOUND and "without the control, above the null: afraid" in found["first_order"].verdict()
+    )
 
 
 def test_the_curve_shows_the_effect_the_bands_and_the_costs(planted_case):

@@ -145,32 +145,42 @@ def first_order(
     Returns:
         A row for each contrast and direction: `effect` in nats per token for a strength of 0.1, with its interval, in
         the `own` context and in the `control` (the effect is the difference); the sign in each scenario; where 95 % of
-        single null directions lie, `p_{kind}` of its size against the largest of each null family; the `verdict`.
+        single null directions lie, `p_{kind}` of its size against the largest of each null family; the `verdict`; and
+        `own_verdict`, what the same test would say of the own context without a control.
     """
-    preferred = gradient[0] - gradient[1]
 
-    def along(family: Sequence[Direction], of: np.ndarray = preferred) -> np.ndarray:  # [direction item]
-        return DOSE * np.stack([of @ _step(one, layer) for one in family])
+    def along(family: Sequence[Direction]) -> np.ndarray:  # [place direction item]
+        return DOSE * np.einsum("pid,nd->pni", gradient, np.stack([_step(one, layer) for one in family]))
 
     drawn = {kind: np.stack([along(family) for family in draws]) for kind, draws in (nulls or {}).items()}
-    effects, parts = along(directions), [along(directions, of) for of in gradient]
+    parts = along(directions)
+    effects = parts[0] - parts[1]
     rows = []
     for name, over in contrasts.items():
-        null = {kind: over.of(x) for kind, x in drawn.items()}  # [draw direction]
+        placed = {kind: over.of(x) for kind, x in drawn.items()}  # [draw place direction]
+        null = {kind: x[:, 0] - x[:, 1] for kind, x in placed.items()}
         lows, highs = over.interval(effects)
         for number, one in enumerate(directions):
-            effect = float(over.of(effects[number]))
+            effect, (own, control) = float(over.of(effects[number])), over.of(parts[:, number])
             row = {"contrast": name, "direction": one.name, "layer": layer, "effect": effect}
             row |= {"low": lows[number], "high": highs[number]} | signs(items, over, effects[number])
-            row |= {place: over.of(part[number]) for place, part in zip(PLACES, parts, strict=True)}
-            p = {f"p_{kind}": family_p(abs(effect), np.abs(x).max(axis=1)) for kind, x in null.items()}
+            row |= {"own": own, "control": control}
             for kind, x in null.items():
                 low, high = np.quantile(x, [LEVEL / 2, 1 - LEVEL / 2])
                 row |= {f"{kind}_low": low, f"{kind}_high": high}
-            verdict = "no null" if not p else "above the null" if max(p.values()) <= LEVEL else "inside the null"
-            rows.append(row | p | {"verdict": verdict})
+            p, alone = _ps(effect, null), _ps(own, {kind: x[:, 0] for kind, x in placed.items()})
+            rows.append(row | p | {"verdict": _called(p), "own_verdict": _called(alone)})
     frame = pd.DataFrame(rows)
     return StudyResult("first_order", frame, verdict_of(frame), "effect_dots")
+
+
+def _ps(effect: float, null: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """p of an effect's size against the largest of each family [draw direction], by kind."""
+    return {f"p_{kind}": family_p(abs(effect), np.abs(x).max(axis=1)) for kind, x in null.items()}
+
+
+def _called(p: Mapping[str, float]) -> str:
+    return "no null" if not p else "above the null" if max(p.values()) <= LEVEL else "inside the null"
 
 
 def _step(one: Direction, layer: int) -> Float[np.ndarray, "d_model"]:
@@ -191,7 +201,9 @@ def verdict_of(frame: pd.DataFrame) -> str:
                 f"{row['direction']} {row['effect']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}], {_count(row)}, "
                 f"{row['verdict']}{f' ({p})' if p else ''}"
             )
-        said.append(f"{few}{name}: {'; '.join(each)}")
+        alone = ", ".join(part.loc[part["own_verdict"] == "above the null", "direction"]) or "none"
+        without = f"; without the control, above the null: {alone}" if kinds else ""
+        said.append(f"{few}{name}: {'; '.join(each)}{without}")
     at = f"for a strength of {DOSE:g} at block {frame['layer'].iloc[0]}"
     return f"Change of the log-odds in nats per token {at}, to first order. {'. '.join(said)}."
 
