@@ -1,12 +1,12 @@
 """Speed of scoring given replies under many steerings, side by side with a forward pass for each cell.
 
-    python benchmarks/replies.py [--model NAME] [--cells 24] [--out FILE]
+    python benchmarks/replies.py [--model NAME] [--scenarios 7] [--cells 24] [--out FILE]
 
 *Grid*: the log-probabilities of all replies of the seven leverage scenarios in their own contexts, under 16 directions
-and 5 strengths, steered from the reply on: the prompt's keys and values are shared, the blocks below the steered one
-run once for each reply, rows are batched. Against it a pass over prompt and reply for each cell, and the same grid
-with the prompt steered, too; both are timed on a part, evenly spaced, and scaled up. *Slopes*: the backward passes
-that give the slopes at strength 0 of these replies, in two contexts, for any number of directions.
+and 5 strengths (0 is one row for all), steered from the reply on: the prompt's keys and values are shared, the blocks
+below the steered one run once for each reply, rows are batched. Against it a pass over prompt and reply for each cell,
+and the grid with the prompt steered, too. *Slopes*: the backward passes that give the slopes at strength 0 of these
+replies for any number of directions. What is timed on a part is scaled up, the grid by `--scenarios`.
 """
 
 import time
@@ -18,55 +18,51 @@ import torch
 
 import emolens as el
 from emolens.continuations import SharedPrompt, log_probs
-from emolens.dose import cells
 from emolens.studies import replies
 
-STRENGTHS = (-0.1, -0.05, 0.0, 0.05, 0.1)
-DIRECTIONS = 16
+STRENGTHS = (-0.1, -0.05, 0.05, 0.1)
+DIRECTIONS, ROWS = 16, 33
 KINDS = ("coercive", "honest", "exposing")
 
 
-def in_own_context(where: str) -> Any:
-    """The measure: log-probability per token of a reply after its own prompt."""
-    preference = replies.Preference(where)
-    return lambda model, item: preference.score(model, item.own, item)
-
-
-def measured(model: el.HookedModel, vectors: el.EmotionVectors, part: int) -> dict[str, Any]:
+def measured(model: el.HookedModel, vectors: el.EmotionVectors, scenarios: int, part: int) -> dict[str, Any]:
     items = replies.prepare(model, el.corpus.stimuli("leverage"), KINDS, controls=1)
-    directions, layer = [vectors[name] for name in vectors.emotions[:DIRECTIONS]], vectors.default_layer
-    total = len(items) * DIRECTIONS * len(STRENGTHS)
-    options: dict[str, Any] = {"layers": layer, "rows_at_once": 32, "progress": False}
+    layer, names = vectors.default_layer, list(dict.fromkeys(item.scenario for item in items))
+    steered = [(vectors[name], s) for name in vectors.emotions[:DIRECTIONS] for s in STRENGTHS]
+    rows = [(None, 0.0), *steered]
+    total = len(items) * DIRECTIONS * (1 + len(STRENGTHS))
+    some = [item for item in items if item.scenario in names[:scenarios]]
+    first = [item for item in items if item.scenario == names[0]]
+    chosen = [(items[n % len(items)], *steered[n % len(steered)]) for n in np.linspace(0, 6000, part).astype(int)]
 
-    def grid() -> None:
-        cells(model, in_own_context("generation"), items, directions, STRENGTHS, where="generation", **options)
-
-    first = [item for item in items if item.scenario == items[0].scenario]
-
-    def whole_prompt() -> None:  # one scenario and strength, and the same without steering
-        cells(model, in_own_context("all"), first, directions, STRENGTHS[-1:], where="all", **options)
-
-    chosen = np.linspace(0, total - 1, part).astype(int)
+    def score(of: list[replies.Candidate], rows: list[Any], where: str) -> None:
+        preference = replies.Preference(where)
+        for start in range(0, len(rows), ROWS):
+            directions, strengths = zip(*rows[start : start + ROWS], strict=True)
+            with el.steer(model, list(directions), list(strengths), layer, where):
+                for item in of:
+                    preference.score(model, item.own, item)
 
     def one_by_one() -> None:
-        for cell in chosen:
-            reply, rest = divmod(int(cell), DIRECTIONS * len(STRENGTHS))
-            direction, strength = divmod(rest, len(STRENGTHS))
-            with el.steer(model, directions[direction], STRENGTHS[strength], layer, "generation"):
-                log_probs(model, SharedPrompt(model, items[reply].own), [items[reply].ids])
+        for item, direction, strength in chosen:
+            with el.steer(model, direction, strength, layer, "generation"):
+                log_probs(model, SharedPrompt(model, item.own), [item.ids])
 
-    def slopes() -> None:
-        replies.sensitivity(model, items, layer, progress=False)
-
-    shares = {"grid": 1.0, "one by one": part / total, "whole prompt": 2 * DIRECTIONS * len(first) / total}
+    runs = {
+        "grid": (lambda: score(some, rows, "generation"), len(some) / len(items)),
+        "one by one": (one_by_one, part / total),
+        "whole prompt": (lambda: score(first, steered[:ROWS], "all"), len(first) * ROWS / len(items) / len(rows)),
+        "slopes": (lambda: replies.sensitivity(model, some, layer, progress=False), 2 * len(some) / len(items)),
+    }
     took = {}
-    for run in (grid, one_by_one, whole_prompt, slopes):  # a warm-up would take as long as the run
-        name, start = run.__name__.replace("_", " "), time.perf_counter()
+    for name, (run, share) in runs.items():  # a warm-up would take as long as the run
+        start = time.perf_counter()
         run()
-        took[name] = (time.perf_counter() - start) / shares.get(name, 1.0)
+        took[name] = (time.perf_counter() - start) / share
     return {
         "replies": len(items),
         "cells": total,
+        "scenarios_timed": scenarios,
         "seconds": {name: round(value, 1) for name, value in took.items()},
         "speed_over_one_by_one": round(took["one by one"] / took["grid"], 1),
     }
@@ -74,12 +70,13 @@ def measured(model: el.HookedModel, vectors: el.EmotionVectors, part: int) -> di
 
 def main() -> None:
     parser = side_by_side.parser(__doc__)
+    parser.add_argument("--scenarios", type=int, default=7, help="scenarios of the grid that are timed")
     parser.add_argument("--cells", type=int, default=24, help="cells of the slow side that are timed")
     options = parser.parse_args()
     model = el.load(options.model, dtype=options.dtype)
     result = {"model": options.model, "dtype": str(model.dtype).removeprefix("torch.")}
     with torch.no_grad():
-        result |= measured(model, el.packaged_vectors(model), options.cells)
+        result |= measured(model, el.packaged_vectors(model), options.scenarios, options.cells)
     side_by_side.report(result, options.out)
 
 
