@@ -225,11 +225,7 @@ class HookedModel:
             )
 
     def forward(
-        self,
-        texts: Text | Sequence[Text] | Batch,
-        *,
-        stop_after: int | None = None,
-        fwd_hooks: Iterable[Hook] = (),
+        self, texts: Text | Sequence[Text] | Batch, *, stop_after: int | None = None, fwd_hooks: Iterable[Hook] = ()
     ) -> Float[Tensor, "batch pos width"]:
         """The output of block `stop_after` (`batch pos d_model`), or without it the logits (`batch pos vocab`).
 
