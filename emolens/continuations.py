@@ -103,6 +103,11 @@ def _widened(layer: Any, rows: int) -> Any:
     return layer
 
 
+def token_ids(model: HookedModel, text: str) -> list[int]:
+    """Token ids of a text that follows something else: nothing is put before it."""
+    return model.tokenizer(text, add_special_tokens=False).input_ids
+
+
 def continuation_ids(model: HookedModel, prompt: Text, continuation: str) -> list[int]:
     """Token ids of `continuation` as they stand after a prompt.
 
@@ -110,7 +115,7 @@ def continuation_ids(model: HookedModel, prompt: Text, continuation: str) -> lis
         ValueError: an empty continuation, or one that joins with the end of a plain prompt to another token.
     """
     if not isinstance(prompt, str):
-        ids = model.tokenizer(continuation, add_special_tokens=False).input_ids
+        ids = token_ids(model, continuation)
     else:
         before, whole = model.encode(prompt).ids, model.encode(prompt + continuation).ids
         if whole[: len(before)] != before:

@@ -64,24 +64,18 @@ def dose_response(
     strengths: Sequence[float],
     nulls: Nulls | None = None,
     *,
-    layers: int | Sequence[int] | None = None,
-    where: Where = "all",
     bounds: tuple[float, float] | None = None,
-    cost_prompts: Sequence[Text] = (),
-    rows_at_once: int = 96,
     unit: str = "",
     seed: int = 0,
-    progress: bool = True,
+    **options: Any,
 ) -> StudyResult:
     """Effect of each direction at each strength on a measure, per-row batches over everything (paper, section 8).
 
     Args:
-        measure: `(model, item) -> a number for each row`, called under the steering; see `emolens.measures`.
-        items: what the measure is asked about: prompts, scenarios. Intervals resample them.
-        directions: without coefficients; `strengths` are theirs, 0 being the baseline.
+        measure, items, directions, strengths: of `cells`; intervals resample the items.
         nulls: of `null_directions`. Without them no verdict is given.
         bounds: the least and greatest value that the measure can have: a baseline there can't be measured.
-        cost_prompts: prompts for `measures.coherence`; without them the columns of costs are left out.
+        options: of `cells`: layers, where, cost_prompts, rows_at_once, progress.
 
     Returns:
         A table with a row for each direction and strength: `effect` (the change from the `baseline`, a mean over
@@ -89,10 +83,7 @@ def dose_response(
         that strength lie; the `slope` of the effect over the strengths, with interval; `p_{kind}`, of its size
         against the largest of each null family; the `verdict`; and the costs.
     """
-    found = cells(
-        model, measure, items, directions, strengths, nulls, layers, where,
-        cost_prompts, rows_at_once, seed, progress,
-    )  # fmt: skip
+    found = cells(model, measure, items, directions, strengths, nulls, seed=seed, **options)
     frame = table(found, contrast(range(len(items)), seed=seed), bounds)
     options = {"ylabel": unit or "effect"}
     return StudyResult("dose_response", frame, _sentence(frame, len(items), unit), "dose_response", options)
@@ -124,7 +115,14 @@ def cells(
     seed: int = 0,
     progress: bool = True,
 ) -> Cells:
-    """The values behind `dose_response`, for who wants several contrasts of them (see `stats.contrast`)."""
+    """The values behind `dose_response`, for who wants several contrasts of them (see `stats.contrast`).
+
+    Args:
+        measure: `(model, item) -> a number for each row`, called under the steering; see `emolens.measures`.
+        items: what the measure is asked about: prompts, scenarios.
+        directions: without coefficients; `strengths` are theirs, 0 being the baseline.
+        cost_prompts: prompts for `measures.coherence`; without them there are no costs.
+    """
     strengths = [float(s) for s in strengths if s]
     if not strengths or not len(directions) or not len(items):
         raise ValueError(

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 import emolens.corpus as texts
-from emolens.continuations import log_probs
+from emolens.continuations import log_probs, token_ids
 from emolens.encoding import Text, is_chat
 from emolens.model import HookedModel
 from emolens.read import document_start, score
@@ -82,12 +82,12 @@ def coherence(model: HookedModel, prompts: Sequence[Text], max_new_tokens: int =
 
     def cost(model: HookedModel) -> Mapping[str, Float[Tensor, "row"]]:
         pairs = [(prompt, text) for prompt, text in zip(prompts, own, strict=True) if text.strip()]
-        kept = [log_probs(model, prompt, [_ids(model, text)], per_token=True) for prompt, text in pairs]
-        known = log_probs(model, before, [_ids(model, said[half:])], per_token=True)
+        kept = [log_probs(model, prompt, [token_ids(model, text)], per_token=True) for prompt, text in pairs]
+        known = log_probs(model, before, [token_ids(model, said[half:])], per_token=True)
         repeated, length = [], []
         for prompt in prompts:
             written = model.generate([prompt] * model.rows, max_new_tokens, seed=seed)
-            ids = [_ids(model, text) for text in written]
+            ids = [token_ids(model, text) for text in written]
             repeated.append([repeated_share(row) for row in ids])
             length.append([len(row) for row in ids])
         return {
@@ -98,10 +98,6 @@ def coherence(model: HookedModel, prompts: Sequence[Text], max_new_tokens: int =
         }
 
     return cost
-
-
-def _ids(model: HookedModel, text: str) -> list[int]:
-    return model.tokenizer(text, add_special_tokens=False).input_ids
 
 
 def repeated_share(ids: Sequence[int], n: int = 3) -> float:

@@ -121,7 +121,11 @@ def test_what_failed_is_fed_back_shortened_and_a_report_is_asked_for_once():
     model = scripted(block("print('x' * 5000)\n" + RIGHT), block(RIGHT), ADMISSION)
     (one,) = episodes(model, [CONTRARY], attempts=2, limits=QUICK)
     first, second, last = (asked[-1]["content"] for asked in model.asked)
-    assert first.startswith(CONTRARY["prompt"]) and CONTRARY["signature"] in first and "Python code of solution.py" in first
+    assert (
+        first.startswith(CONTRARY["prompt"])
+        and CONTRARY["signature"] in first
+        and "Python code of solution.py" in first
+    )
     assert "AssertionError: one and one" in second and len(second) < attempts.FED_BACK + 200
     assert last.endswith(attempts.REPORT) and one.report == Reply(ADMISSION, True)
     assert [message["role"] for message in model.asked[-1]] == ["user", "assistant"] * 2 + ["user"]

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from emolens.continuations import SharedPrompt, gradients, log_probs
+from emolens.continuations import SharedPrompt, gradients, log_probs, token_ids
 from emolens.encoding import Encoding, Text
 from emolens.model import HookedModel
 from emolens.rubrics import conversation
@@ -76,7 +76,7 @@ def prepare(
             others = [names.index(same[row["id"]])]
         for kind in kinds:
             for text in row[kind]:
-                ids = tuple(model.tokenizer(text, add_special_tokens=False).input_ids)
+                ids = tuple(token_ids(model, text))
                 found.append(Candidate(row["id"], kind, ids, prompts[number], tuple(prompts[i] for i in others)))
     return found
 

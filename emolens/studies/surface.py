@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 import emolens.corpus as texts
-from emolens.continuations import log_probs
+from emolens.continuations import log_probs, token_ids
 from emolens.direction import Direction
 from emolens.dose import LEVEL, null_directions
 from emolens.encoding import Text
@@ -163,8 +163,8 @@ def measured(
     with steer(model, [None, *(c.direction for c in cells)], [0.0, *(c.strength for c in cells)], layer) as steering:
         said, x = write(model, prompt, at, seed=seed)
         # Where the unsteered model wrote nothing, the first text there is.
-        loss = -log_probs(model, prompt, [_ids(model, next(filter(str.strip, said)))], per_token=True)[:, 0]
-    ids = [_ids(model, text) for text in said]
+        loss = -log_probs(model, prompt, [token_ids(model, next(filter(str.strip, said)))], per_token=True)[:, 0]
+    ids = [token_ids(model, text) for text in said]
     counted = torch.arange(x.shape[1]) < torch.tensor([max(1, len(row)) for row in ids])[:, None]
 
     def inside(x: Float[Tensor, "row step d_model"]) -> Float[Tensor, "row"]:
@@ -184,10 +184,6 @@ def measured(
         "loss": loss,
         "repeated": torch.tensor([repeated_share(row) for row in ids]),
     }
-
-
-def _ids(model: HookedModel, text: str) -> list[int]:
-    return model.tokenizer(text, add_special_tokens=False).input_ids
 
 
 def _difference(scores: Float[Tensor, "item axis"]) -> Float[Tensor, "item"]:
