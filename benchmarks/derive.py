@@ -15,7 +15,7 @@ from pathlib import Path
 import side_by_side
 
 import emolens as el
-from emolens.embedded import known_models, local_path
+from emolens.models.embedded import known_models, local_path
 
 
 def main() -> None:

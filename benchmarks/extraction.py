@@ -15,9 +15,9 @@ import side_by_side
 import torch
 
 import emolens as el
-from emolens.batching import pad, plan
-from emolens.model import HookedModel
-from emolens.pooling import RULES, pool_batches
+from emolens.models.batching import pad, plan
+from emolens.models.model import HookedModel
+from emolens.vectors.pooling import RULES, pool_batches
 
 OURS = "emolens pooled"
 MEMORY_TEXTS = 300

@@ -17,8 +17,8 @@ import side_by_side
 import torch
 
 import emolens as el
-from emolens.continuations import SharedPrompt, log_probs
-from emolens.studies import replies
+from emolens.models.log_probs import SharedPrompt, log_probs
+from emolens.studies.behaviour import _candidate_replies as replies
 
 STRENGTHS = (-0.1, -0.05, 0.05, 0.1)
 DIRECTIONS, ROWS = 16, 33

@@ -15,9 +15,9 @@ from typing import Any
 import side_by_side
 
 import emolens as el
-from emolens.batching import pad, plan
-from emolens.model import HookedModel
-from emolens.vectors import EmotionVectors
+from emolens.models.batching import pad, plan
+from emolens.models.model import HookedModel
+from emolens.vectors.emotion_vectors import EmotionVectors
 
 OURS = "emolens scan"
 CHARACTERS = 80  # of each document when memory is measured, so that 20,000 take minutes

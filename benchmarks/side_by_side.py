@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 import emolens as el
-from emolens.embedded import local_path
+from emolens.models.embedded import local_path
 
 
 def parser(description: str) -> argparse.ArgumentParser:

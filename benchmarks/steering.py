@@ -16,8 +16,9 @@ import side_by_side
 import torch
 
 import emolens as el
-from emolens.studies import pairs, preferences
-from emolens.studies.common import TWELVE
+from emolens.studies._common import TWELVE
+from emolens.studies.causes import _pairs as pairs
+from emolens.studies.causes import preferences
 
 STRENGTHS = (-0.15, -0.1, -0.05, 0.0, 0.05, 0.1, 0.15)
 NULLS = 20

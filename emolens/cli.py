@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from emolens.model import HookedModel
-    from emolens.vectors import EmotionVectors
+    from emolens.models.model import HookedModel
+    from emolens.vectors.emotion_vectors import EmotionVectors
 
 MODEL = "smollm2-135m-instruct"
 RESUMES = "what was finished is kept in the cache; the same command goes on from there"
@@ -125,7 +125,7 @@ def _nearest(args: argparse.Namespace) -> None:
 
 
 def _lens(args: argparse.Namespace) -> None:
-    from emolens.lens import logit_lens
+    from emolens.vectors.logit_lens import logit_lens
 
     model, vectors = _load(args)
     rows = logit_lens(model, vectors, args.layer, args.emotions or None, args.top).to_dict("records")
@@ -136,8 +136,8 @@ def _lens(args: argparse.Namespace) -> None:
 
 
 def _models(args: argparse.Namespace) -> None:
-    from emolens.embedded import MODELS, RECORD
     from emolens.files import cache_dir
+    from emolens.models.embedded import MODELS, RECORD
 
     rows = [("model", "licence", "download", "cached", "folder")]
     for model in MODELS.values():

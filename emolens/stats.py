@@ -1,71 +1,12 @@
-"""Intervals, nulls, and the result that every study returns."""
+"""Intervals, p values and contrasts."""
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from scipy.stats import false_discovery_control, norm, rankdata
 from scipy.stats import t as student_t
-
-from emolens.files import write_atomic
-
-DIGITS = 4  # of the numbers in a results file
-
-
-@dataclass(frozen=True)
-class StudyResult:
-    """What a study measured: the table with its nulls and intervals, and one sentence that says it in words.
-
-    `figure` names the function of `emolens.plots` that draws the table, `options` what else it is told.
-    """
-
-    name: str
-    frame: pd.DataFrame
-    sentence: str
-    figure: str = ""
-    options: dict[str, Any] = field(default_factory=dict)
-
-    def table(self) -> pd.DataFrame:
-        return self.frame
-
-    def verdict(self) -> str:
-        return self.sentence
-
-    def plot(self, ax: Any = None) -> Any:
-        """A matplotlib Axes. Raises ValueError for a result that is a table only."""
-        from emolens import plots
-
-        if not self.figure:
-            raise ValueError(f"the result {self.name!r} is a table without a figure of its own; see .table()")
-        return getattr(plots, self.figure)(self.frame, **self.options, ax=ax)
-
-
-def save_results(path: str | Path, stamp: Mapping[str, Any], results: Mapping[str, StudyResult]) -> Path:
-    """Write results as JSON, with the stamp of the vectors they were measured with."""
-    rows = {}
-    for name, result in results.items():
-        table = json.loads(result.frame.to_json(orient="records", double_precision=DIGITS))
-        rows[name] = {
-            "name": result.name,
-            "verdict": result.sentence,
-            "figure": result.figure,
-            "options": result.options,
-            "table": table,
-        }
-    stamp = {key: value for key, value in stamp.items() if key != "sweep"}
-    return write_atomic(path, (json.dumps({"stamp": stamp, "results": rows}, indent=1) + "\n").encode())
-
-
-def load_results(path: str | Path) -> dict[str, StudyResult]:
-    """The results that `save_results` wrote, by name."""
-    return {
-        name: StudyResult(row["name"], pd.DataFrame(row["table"]), row["verdict"], row["figure"], row["options"])
-        for name, row in json.loads(Path(path).read_text("utf-8"))["results"].items()
-    }
 
 
 def bootstrap_mean(
@@ -142,14 +83,6 @@ def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
     centre, spread = share + z**2 / (2 * n), z * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
     low, high = (centre - spread) / (1 + z**2 / n), (centre + spread) / (1 + z**2 / n)
     return float(max(low, 0.0)), float(min(high, 1.0))
-
-
-def bootstrap_columns(
-    values: np.ndarray, draws: int = 2000, level: float = 0.95, seed: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
-    """Percentile bootstrap intervals of the mean of each column; all columns see the same rows drawn."""
-    low, high = np.quantile(bootstrap_draws(values, draws, seed), [(1 - level) / 2, (1 + level) / 2], axis=0)
-    return low, high
 
 
 def bootstrap_draws(values: np.ndarray, draws: int = 2000, seed: int = 0) -> np.ndarray:

@@ -10,8 +10,8 @@ from functools import cache
 from pathlib import Path
 
 import emolens as el
-from emolens import judge
-from emolens.stats import load_results, save_results
+from emolens.judging import judge
+from emolens.results import load_results, save_results
 
 DATA = Path(__file__).parents[1] / "figures" / "data"
 MODELS = ("smollm2-135m-instruct", "gemma-3-270m")

@@ -5,7 +5,7 @@ the null, go to the user's cache.
 """
 
 import emolens as el
-from emolens.studies import children
+from emolens.training import packaged_children as children
 
 base = el.load(children.BASE)
 for manner in children.DIALOGUES:

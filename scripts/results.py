@@ -17,14 +17,14 @@ import torch
 
 import emolens as el
 from emolens import studies
-from emolens.derive import fit
 from emolens.files import write_atomic
-from emolens.stats import StudyResult, load_results, save_results
-from emolens.vectors import METHODS
+from emolens.results import StudyResult, load_results, save_results
+from emolens.vectors.derive import fit
+from emolens.vectors.emotion_vectors import METHODS
 
 DATA = Path(__file__).parent.parent / "figures" / "data"
 WRITTEN = DATA / "written-stories.jsonl"
-WRITTEN_EMOTIONS = list(studies.common.TWELVE)
+WRITTEN_EMOTIONS = list(TWELVE)
 TOPICS = ["a delayed train", "a family dinner", "a lost key", "the first day at work", "a letter", "a walk by the sea"]
 
 
@@ -179,10 +179,10 @@ def preferences(model: el.HookedModel, vectors: el.EmotionVectors) -> dict[str, 
 
 def post_training(model: el.HookedModel, vectors: el.EmotionVectors) -> dict[str, StudyResult]:
     """Notebook 07. The null children come from the user's cache, or are trained: some two minutes each."""
-    study, chosen = studies.post_training, vectors.chosen_layer()
-    manners = {name: el.load_adapter(model, name) for name in studies.children.DIALOGUES}
+    study, chosen = studies.compare, vectors.chosen_layer()
+    manners = {name: el.load_adapter(model, name) for name in packaged_children.DIALOGUES}
     posts = [child.model for child in manners.values()]
-    null = [child.model for child in studies.children.null_children(model)]
+    null = [child.model for child in packaged_children.null_children(model)]
     full = el.compare(model, posts, vectors, null=null, layers=vectors.layers).table()
     shown = full[full["ruler"] == "base"].drop(columns=["form", "ruler", "p"])
     emotions, axes = (shown[shown["of"] == of] for of in ("emotion", "axis"))
@@ -217,9 +217,9 @@ def post_training(model: el.HookedModel, vectors: el.EmotionVectors) -> dict[str
 
 def rulers(model: el.HookedModel, vectors: el.EmotionVectors) -> dict[str, StudyResult]:
     """Notebook 07: each model's own vectors, from the plain stories at one block, as rulers; how far they moved."""
-    plain, study, layer = el.corpus.stories("plain"), studies.post_training, vectors.chosen_layer()
-    posts = [el.load_adapter(model, name).model for name in studies.children.DIALOGUES]
-    null = [child.model for child in studies.children.null_children(model)]
+    plain, study, layer = el.corpus.stories("plain"), studies.compare, vectors.chosen_layer()
+    posts = [el.load_adapter(model, name).model for name in packaged_children.DIALOGUES]
+    null = [child.model for child in packaged_children.null_children(model)]
     both = el.compare(model, posts, null=null, layers=[layer], corpus=plain)
     found = {"rulers": StudyResult("rulers", study.summary(both.table()), both.verdict())}
     own = el.derive(model, plain, [layer])
@@ -267,7 +267,7 @@ def behaviour(model: el.HookedModel, vectors: el.EmotionVectors) -> dict[str, St
     tried = load_results(DATA / f"judges-{model.name}.json")
     found = {"attempts": studies.attempts.run(model, vectors, samples=2)}
     for name, samples in (("leverage", 3), ("sycophancy", 1)):
-        words, known = el.judge.keyword_judge(el.judge.RUBRICS[name]), tried[f"{name}: letters"]
+        words, known = el.judge.keyword_judge(el.rubrics.RUBRICS[name]), tried[f"{name}: letters"]
         found[name] = studies.rollouts.run(model, name, second=words, samples=samples, validation=known)
     return found
 
@@ -277,7 +277,7 @@ PARTS |= {"patching": patching, "steering": steering, "writing": writing, "prefe
 PARTS |= {"leverage": leverage, "reward_hacking": reward_hacking, "sycophancy": sycophancy}
 PARTS |= {"traces": traces, "surface": surface, "behaviour": behaviour}
 PARTS |= {"post_training": post_training, "rulers": rulers}
-ONLY = dict.fromkeys(("post_training", "rulers"), studies.children.BASE)  # the other model is no base model
+ONLY = dict.fromkeys(("post_training", "rulers"), packaged_children.BASE)  # the other model is no base model
 ONLY |= dict.fromkeys(("surface", "behaviour"), "smollm2-135m-instruct")  # a base model does not answer
 
 

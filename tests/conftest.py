@@ -19,7 +19,7 @@ def tiny():
     """A hooked random Llama of four blocks."""
     from tiny import tiny_llama, tiny_tokenizer
 
-    from emolens.model import HookedModel
+    from emolens.models.model import HookedModel
 
     return HookedModel.from_hf(tiny_llama(), tiny_tokenizer(), "tiny-llama")
 
@@ -41,7 +41,7 @@ def planted():
     import planted as known
 
     from emolens import corpus
-    from emolens.derive import derive
+    from emolens.vectors.derive import derive
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(corpus, "neutral", lambda: known.neutral(0))

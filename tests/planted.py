@@ -5,8 +5,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from emolens.corpus import Corpus, Story
-from emolens.model import HookedModel
+from emolens.corpus.stories import Corpus, Story
+from emolens.models.model import HookedModel
 
 EMOTIONS = ("afraid", "angry", "bored", "calm", "grateful", "guilty", "happy", "jealous", "lonely", "proud", "sad")
 TOPICS, FILLERS, WIDTH = 8, 30, 64

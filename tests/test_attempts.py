@@ -6,15 +6,16 @@ import time
 import numpy as np
 import pytest
 
-from emolens import corpus, sandbox
-from emolens.judge import keyword_judge, labelled_replies, validate
-from emolens.rubrics import RUBRICS
-from emolens.sandbox import Limits, UncontainedError
+from emolens import corpus
+from emolens.judging import sandbox
+from emolens.judging.judge import keyword_judge, labelled_replies, validate
+from emolens.judging.rubrics import RUBRICS
+from emolens.judging.sandbox import Limits, UncontainedError
+from emolens.models.generation import Reply
 from emolens.stats import wilson
-from emolens.studies import attempts
-from emolens.studies.attempts import ADMITS, CLAIMS, UNREAD, episodes, outcomes, run, trace
-from emolens.studies.sampling import UNSTEERED, Cell
-from emolens.writing import Reply
+from emolens.studies.behaviour import attempts
+from emolens.studies.behaviour._rates import UNSTEERED, Cell
+from emolens.studies.behaviour.attempts import ADMITS, CLAIMS, UNREAD, episodes, outcomes, run, trace
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="the sandbox needs POSIX")
 
@@ -272,7 +273,7 @@ def test_scores_are_traced_just_before_each_answer(planted):
     assert table[["episode", "attempt", "task", "control"]].values.tolist() == [
         [0, 1, "add", True], [0, 2, "add", True], [1, 1, "contrary", False], [1, 2, "contrary", False],
     ]  # fmt: skip
-    from emolens.measures import emotion_score
+    from emolens.steering.measures import emotion_score
 
     for emotion in ("afraid", "calm"):
         expected = [

@@ -7,13 +7,14 @@ from planted import TOPICS, case_model, neutral, stories
 
 import emolens as el
 from emolens import corpus
-from emolens.continuations import SharedPrompt, gradients, log_probs
-from emolens.direction import random_directions
-from emolens.dose import null_directions
-from emolens.measures import coherence
+from emolens.models.log_probs import SharedPrompt, gradients, log_probs
 from emolens.stats import contrast
-from emolens.studies import cases, leverage, replies, reward_hacking, sycophancy
-from emolens.studies.cases import Pair
+from emolens.steering.measures import coherence
+from emolens.steering.nulls import null_directions, random_directions
+from emolens.studies.behaviour import _candidate_replies as replies
+from emolens.studies.behaviour import _reply_preference as cases
+from emolens.studies.behaviour import leverage, reward_hacking, sycophancy
+from emolens.studies.behaviour._reply_preference import Pair
 
 LAYER = 1  # where the cause is steered; block 3 turns it into a preference, so that it can be ablated in between
 EMOTIONS = ("afraid", "calm")

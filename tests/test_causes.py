@@ -11,9 +11,9 @@ from tiny import tiny_llama, tiny_tokenizer
 
 import emolens as el
 from emolens import corpus
-from emolens.model import HookedModel
+from emolens.models.model import HookedModel
 from emolens.plots.doses import patch_map, scatter
-from emolens.studies import expression, patching, word_probability
+from emolens.studies.causes import expression, patching, word_probability
 
 
 @pytest.fixture

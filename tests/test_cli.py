@@ -15,8 +15,8 @@ from tiny import WORDS, tiny_llama, tiny_tokenizer
 
 import emolens
 from emolens.cli import main
-from emolens.corpus import Corpus, Story
-from emolens.model import HookedModel
+from emolens.corpus.stories import Corpus, Story
+from emolens.models.model import HookedModel
 
 EMOTIONS = ("afraid", "angry", "calm")
 

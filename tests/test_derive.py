@@ -5,14 +5,14 @@ import pytest
 import torch
 from tiny import WORDS
 
-from emolens.corpus import Corpus
-from emolens.derive import Layout, best, choose, contrast, derive, fit, rank_matrix, whiten
-from emolens.pooling import PooledActivations, TokenMoments
+from emolens.corpus.stories import Corpus
 from emolens.stats import bootstrap_mean
-from emolens.vectors import unit
+from emolens.vectors.derive import Layout, best, choose, contrast, derive, fit, rank_matrix, whiten
+from emolens.vectors.emotion_vectors import unit
+from emolens.vectors.pooling import PooledActivations, TokenMoments
 
 pytestmark = pytest.mark.usefixtures("few_dialogues")
-MODULE = importlib.import_module("emolens.derive")
+MODULE = importlib.import_module("emolens.vectors.derive")
 EMOTIONS = [f"emotion{i}" for i in range(12)]
 D = 48
 

@@ -7,9 +7,10 @@ from planted import CARRIED_BY, WRITES_IN, neutral, planted_model, sentence, sto
 
 import emolens as el
 from emolens import corpus
-from emolens.direction import random_directions, unit
-from emolens.dose import dose_response, family_p, null_directions
-from emolens.measures import expressed, log_odds, repeated_share
+from emolens.steering.dose_response import dose_response
+from emolens.steering.measures import expressed, log_odds, repeated_share
+from emolens.steering.nulls import family_p, null_directions, random_directions
+from emolens.vectors.direction import unit
 
 LAYER = 2  # after the planted direction has been written and carried
 STRENGTHS = [-0.05, 0.05]

@@ -24,9 +24,9 @@ from einops import rearrange
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from emolens import embedded
 from emolens.fetch import Package
 from emolens.files import sha256
+from emolens.models import embedded
 
 PARAGRAPH = (
     "The library opened at nine, and by ten every chair near the windows was taken. Students read in "
@@ -223,7 +223,7 @@ def test_ctrl_c_during_conversion_leaves_nothing(quick: Path, monkeypatch: pytes
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from emolens import embedded
+from emolens.models import embedded
 def convert(gguf, folder, progress):
     (folder / "config.json").write_text("{}")
     os.kill(os.getpid(), signal.SIGKILL)

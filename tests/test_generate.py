@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from emolens import corpus
-from emolens.audit import mention
+from emolens.corpus.audit import mention
 
 STORY = "She went out into the yard and looked at the sky for a while. " * 5
 
@@ -231,7 +231,7 @@ def test_tokens_are_drawn_from_the_nucleus_as_often_as_they_are_likely(first):
     """Also where the first few tokens looked at don't hold the nucleus."""
     import torch
 
-    from emolens.writing import Nucleus
+    from emolens.models.generation import Nucleus
 
     p = torch.tensor([0.4, 0.05, 0.3, 0.1, 0.15])
     scores = (p.log() * 2).expand(4000, -1)  # temperature 2 undoes the factor

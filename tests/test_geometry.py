@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from emolens import geometry
+from emolens.vectors import geometry
 
 
 def blobs(groups=4, each=8, d=30, noise=0.15, seed=0):

@@ -8,8 +8,8 @@ import torch
 from sklearn.metrics import cohen_kappa_score
 
 from emolens import corpus
-from emolens import judge as judges
-from emolens.judge import (
+from emolens.judging import judge as judges
+from emolens.judging.judge import (
     INVALID,
     RUBRICS,
     Labelled,
@@ -24,7 +24,7 @@ from emolens.judge import (
     parse_answer,
     validate,
 )
-from emolens.rubrics import conversation
+from emolens.judging.rubrics import conversation
 
 RUBRIC = Rubric("How is the reply?", {"calm": "a river", "afraid": "a night", "angry": "a door"})
 ASKED = [{"role": "user", "content": "the river was cold . calm afraid"}]

@@ -3,8 +3,9 @@
 import pytest
 
 import emolens as el
-from emolens.embedded import known_models
 from emolens.files import data_path
+from emolens.models.embedded import known_models
+from emolens.vectors.direction import unit
 
 FOLDER = data_path("vectors")
 
@@ -58,5 +59,5 @@ def test_they_are_those_of_the_model_and_the_stories(name):
     for layer in packaged.layers:
         expected = packaged[sample].vectors(layer, "raw")
         expected = expected - expected.mean(dim=0)
-        cosine = (el.vectors.unit(expected) * fresh.matrix(layer, "raw")).sum(dim=1)
+        cosine = (unit(expected) * fresh.matrix(layer, "raw")).sum(dim=1)
         assert cosine.min() > 0.995, (layer, dict(zip(sample, cosine.tolist(), strict=True)))

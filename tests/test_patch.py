@@ -7,10 +7,10 @@ from tiny import tiny_gemma, tiny_llama, tiny_tokenizer
 
 import emolens as el
 from emolens import corpus
-from emolens.direction import random_directions
-from emolens.measures import emotion_score, log_odds
-from emolens.model import HookedModel
-from emolens.patch import attribute, patch, through
+from emolens.models.model import HookedModel
+from emolens.steering.measures import emotion_score, log_odds
+from emolens.steering.nulls import random_directions
+from emolens.steering.patch import attribute, patch, through
 
 ODDS = log_odds([" angry"], [" calm", " cold and warm"])
 ONE_TOKEN = log_odds([" angry"], [" calm"])  # the tokens of a longer continuation read the target below the patch

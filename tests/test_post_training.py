@@ -6,11 +6,14 @@ import torch
 from tiny import tiny_gemma, tiny_llama, tiny_tokenizer
 
 import emolens as el
-from emolens.model import HookedModel
-from emolens.read import score
-from emolens.stats import bootstrap_columns, bootstrap_mean, false_discovery, outside_draws
-from emolens.studies import checkpoints, children, manner, post_training
-from emolens.studies.checkpoints import GROUPS, measure, prompt_rows
+from emolens.models.model import HookedModel
+from emolens.reading.read import score
+from emolens.stats import bootstrap_draws, bootstrap_mean, false_discovery, outside_draws
+from emolens.studies.post_training import _checkpoints as checkpoints
+from emolens.studies.post_training import compare as post_training
+from emolens.studies.post_training import manner
+from emolens.studies.post_training._checkpoints import GROUPS, measure, prompt_rows
+from emolens.training import packaged_children as children
 
 EMOTIONS = ["brooding", "reflective", "calm", "exuberant", "enthusiastic", "angry", "sad", "happy", "proud", "afraid"]
 EMOTIONS += ["guilty", "bored", "excited", "tense", "content"]
@@ -244,7 +247,7 @@ def test_the_papers_shift_covers_the_171_emotions():
 
 def test_bootstrap_of_columns_agrees_with_that_of_one():
     x = np.random.default_rng(0).normal(1, 2, (80, 3))
-    low, high = bootstrap_columns(x)
+    low, high = np.quantile(bootstrap_draws(x), [0.025, 0.975], axis=0)
     for column in range(3):
         want = bootstrap_mean(x[:, column])
         assert (low[column], high[column]) == pytest.approx(want, abs=0.06)

@@ -9,13 +9,14 @@ import torch
 from tiny import tiny_gemma, tiny_llama, tiny_tokenizer
 
 import emolens as el
-from emolens.adapters import hugging_face_model, load_adapter, lora, merge, packaged_adapters, trained
-from emolens.dialogues import _CrossEntropy, dialogue_loss, examples
 from emolens.files import data_path
-from emolens.model import HookedModel
-from emolens.posttrain import Recipe, held_out, posttrain, steps_of
+from emolens.models.model import HookedModel
+from emolens.training import packaged_children
+from emolens.training.adapters import hugging_face_model, load_adapter, lora, merge, packaged_adapters, trained
+from emolens.training.dialogues import _CrossEntropy, examples, mean_loss
+from emolens.training.posttrain import Recipe, held_out, posttrain, steps_of
 
-training = import_module("emolens.posttrain")  # `el.posttrain` is its function
+training = import_module("emolens.training.posttrain")  # `el.posttrain` is its function
 DIALOGUES = [
     {"user": f"the river {word} was cold", "assistant": "he walked calm and warm . she ran ."}
     for word in ("and", "but", "very", "door", "night", "she", "he", "a", "warm", "angry")
@@ -281,9 +282,12 @@ def test_loading_an_adapter_changes_the_held_out_loss_by_what_its_record_says(ma
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         child = load_adapter(base, manner)
-    rows = el.corpus.stimuli(el.studies.children.DIALOGUES[manner])
+    rows = el.corpus.stimuli(packaged_children.DIALOGUES[manner])
     kept = [rows[row] for row in held_out(len(rows), Recipe())]
-    losses = {name: dialogue_loss(model, kept) for name, model in (("base", base), ("child", child.model))}
+    losses = {
+        name: mean_loss(hugging_face_model(model), examples(model, kept))
+        for name, model in (("base", base), ("child", child.model))
+    }
     recorded = child.record["held_out_loss"]
     assert losses["base"] == pytest.approx(recorded["base"], abs=0.02)  # the dtype of this machine may differ
     assert losses["child"] == pytest.approx(recorded["child"], abs=0.02)

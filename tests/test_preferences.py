@@ -8,9 +8,10 @@ from tiny import tiny_gemma, tiny_llama, tiny_tokenizer
 
 import emolens as el
 from emolens import corpus
-from emolens.derive import derive
-from emolens.model import HookedModel
-from emolens.studies import pairs, preferences
+from emolens.models.model import HookedModel
+from emolens.studies.causes import _pairs as pairs
+from emolens.studies.causes import preferences
+from emolens.vectors.derive import derive
 
 OPTIONS = ["she ran and ran", "the river was cold", "he walked", "a very warm night"]
 

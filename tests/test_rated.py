@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 import emolens as el
-from emolens import rated
-from emolens.corpus import RatedDocument, rated_documents
+from emolens.corpus import rated
+from emolens.corpus.rated import RatedDocument, rated_documents
 from emolens.files import sha256
 
 ROWS = {
@@ -136,7 +136,7 @@ def test_ctrl_c_leaves_nothing(texts: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 KILLED = """
 import dataclasses, os, signal, sys
-from emolens import rated
+from emolens.corpus import rated
 rated.PACKAGE = dataclasses.replace(rated.PACKAGE, sha256=sys.argv[1])
 def extract(archive, folder):
     (folder / "films.txt").write_bytes(b"1\\t0.5\\thalf")

@@ -2,12 +2,14 @@ import pytest
 import torch
 from tiny import tiny_llama, tiny_tokenizer
 
-from emolens.corpus import Corpus, stories
-from emolens.derive import derive
-from emolens.lens import logit_lens
-from emolens.model import HookedModel
-from emolens.read import detect, read, score
-from emolens.vectors import unit
+from emolens.corpus.packaged import stories
+from emolens.corpus.stories import Corpus
+from emolens.models.model import HookedModel
+from emolens.reading.read import read, score
+from emolens.studies.reading.detection import detect
+from emolens.vectors.derive import derive
+from emolens.vectors.emotion_vectors import unit
+from emolens.vectors.logit_lens import logit_lens
 
 EMOTIONS = ["calm", "serene", "angry", "furious", "sad"]
 LONG = " ".join(["the river was very cold and calm ."] * 4)

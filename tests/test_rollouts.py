@@ -8,14 +8,15 @@ import pytest
 from planted import stories
 
 from emolens import corpus
-from emolens.dose import null_directions
-from emolens.judge import labelled_replies, validate
-from emolens.rubrics import RUBRICS, conversation
+from emolens.judging.judge import labelled_replies, validate
+from emolens.judging.rubrics import RUBRICS, conversation
+from emolens.models.generation import Reply, replies
 from emolens.stats import wilson
-from emolens.studies import rollouts, sampling
-from emolens.studies.rollouts import label, run, sample
-from emolens.studies.sampling import UNSTEERED, Cell, Place, _against, grid, rates
-from emolens.writing import Reply, replies
+from emolens.steering.nulls import null_directions
+from emolens.studies.behaviour import _rates as sampling
+from emolens.studies.behaviour import rollouts
+from emolens.studies.behaviour._rates import UNSTEERED, Cell, Place, _against, grid, rates
+from emolens.studies.behaviour.rollouts import label, run, sample
 
 LABELS = list(RUBRICS["sycophancy"].labels)
 LAYER = 2

@@ -13,8 +13,20 @@ from pathlib import Path
 
 import pytest
 
-from emolens import confine, corpus, sandbox
-from emolens.sandbox import HAZARDS, Limits, UncontainedError, containment, extract_code, feedback, judge, run_tests
+from emolens import corpus
+from emolens.files import data_path
+from emolens.judging import sandbox
+from emolens.judging import sandboxed_process as confine
+from emolens.judging.sandbox import (
+    HAZARDS,
+    Limits,
+    UncontainedError,
+    containment,
+    extract_code,
+    feedback,
+    judge,
+    run_tests,
+)
 
 TASKS = {task["id"]: task for task in corpus.stimuli("impossible_tasks")}
 POSIX = pytest.mark.skipif(os.name != "posix", reason="the sandbox needs POSIX")
@@ -43,7 +55,7 @@ def attack(code: str, limits: Limits = QUICK) -> sandbox.Run:
 def test_nothing_gets_through_and_the_attempts_do_without_the_sandbox(tmp_path):
     assert containment() == dict.fromkeys(HAZARDS, True)
     (tmp_path / "private").touch()
-    script = f"from emolens.confine import attempts; print(*attempts({str(tmp_path)!r}, 1 << 20))"
+    script = f"from emolens.judging.sandboxed_process import attempts; print(*attempts({str(tmp_path)!r}, 1 << 20))"
     unconfined = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert sorted(unconfined.stdout.split()) == sorted(HAZARDS)
 
@@ -101,7 +113,7 @@ def test_a_gigabyte_of_output_is_cut_off():
 @EVERYTHING
 @pytest.mark.parametrize(
     "path",
-    [Path.home(), "/", "/etc/passwd", "/proc/self/environ", Path(corpus.__file__), corpus.data_path("README.md")],
+    [Path.home(), "/", "/etc/passwd", "/proc/self/environ", Path(corpus.__file__), data_path("README.md")],
 )
 def test_nothing_outside_can_be_read(path):
     verb = "os.listdir" if Path(path).is_dir() else "open"

@@ -13,17 +13,17 @@ from hypothesis import strategies as st
 from tiny import WORDS, tiny_gemma, tiny_llama, tiny_tokenizer
 
 import emolens as el
-import emolens.documents
-import emolens.hits
-from emolens.corpus import stories
-from emolens.derive import derive
-from emolens.documents import documents, split
-from emolens.hits import Scan
-from emolens.model import HookedModel
-from emolens.read import score
-from emolens.scan import scan
+import emolens.reading.document_stream
+import emolens.reading.scan_result
+from emolens.corpus.packaged import stories
+from emolens.models.model import HookedModel
+from emolens.reading.document_stream import documents, split
+from emolens.reading.read import score
+from emolens.reading.scan import scan
+from emolens.reading.scan_result import Scan
+from emolens.vectors.derive import derive
 
-MODULE = sys.modules["emolens.scan"]  # the name itself is the function
+MODULE = sys.modules["emolens.reading.scan"]  # the name itself is the function
 EMOTIONS = ["calm", "serene", "angry", "furious", "sad"]
 
 
@@ -39,7 +39,7 @@ def vectors(model, few_dialogues):
 
 @pytest.fixture
 def small_windows(monkeypatch):
-    monkeypatch.setattr(emolens.documents, "WINDOW", 8)
+    monkeypatch.setattr(emolens.reading.document_stream, "WINDOW", 8)
 
 
 def some_texts(n, longest=60, seed=0):
@@ -179,7 +179,7 @@ def test_after_an_interruption_the_same_call_goes_on(model, vectors, small_windo
         scan(model, vectors, interrupted(), path=path, **options)
     assert Scan.load(path).documents == 16
 
-    calls, merge = itertools.count(), emolens.hits.merge
+    calls, merge = itertools.count(), emolens.reading.scan_result.merge
 
     def merge_once(*args):
         if next(calls) == 1:
@@ -246,7 +246,7 @@ def test_a_state_of_something_else_is_refused(model, vectors, tmp_path):
 
 
 def test_no_more_than_a_window_is_held(model, vectors, small_windows, monkeypatch):
-    taken, ahead, merge = 0, [], emolens.hits.merge
+    taken, ahead, merge = 0, [], emolens.reading.scan_result.merge
 
     def endless():
         nonlocal taken
@@ -263,7 +263,7 @@ def test_no_more_than_a_window_is_held(model, vectors, small_windows, monkeypatc
     monkeypatch.setattr(MODULE, "merge", watched)
     assert scan(model, vectors, endless(), progress=False).documents == 100
     assert ahead == [*range(8, 97, 8), 101]  # the last window ends where the generator does
-    monkeypatch.setattr(emolens.documents, "CHARACTERS", 20)
+    monkeypatch.setattr(emolens.reading.document_stream, "CHARACTERS", 20)
     taken, ahead[:] = 0, []
     scan(model, vectors, endless(), progress=False)
     assert max(b - a for a, b in itertools.pairwise(ahead)) <= 6

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from emolens.stats import StudyResult, bootstrap_mean, load_results, save_results, wilson
+from emolens.results import StudyResult, load_results, save_results
+from emolens.stats import bootstrap_mean, wilson
 
 
 def test_the_interval_of_a_mean_covers_as_often_as_it_says():

@@ -7,10 +7,10 @@ import torch
 from tiny import tiny_gemma, tiny_llama, tiny_tokenizer
 
 import emolens as el
-from emolens.continuations import SharedPrompt
-from emolens.direction import Direction, unit
-from emolens.model import HookedModel
-from emolens.steer import _plan as plan
+from emolens.models.log_probs import SharedPrompt
+from emolens.models.model import HookedModel
+from emolens.steering.steer import _plan as plan
+from emolens.vectors.direction import Direction, unit
 
 TEXT = "she ran and the river was very cold"
 CHAT = [
@@ -313,7 +313,7 @@ def test_texts_that_do_not_fit_are_named(model):
         with pytest.raises(ValueError, match="2 texts can't be steered in 3 rows"):
             model.forward([TEXT, TEXT])
         with pytest.raises(ValueError, match="under a steering of 3 rows"):
-            model.residual_norm(TEXT)
+            el.pool(model, [TEXT], progress=False)
         with pytest.raises(ValueError, match="is empty"):
             model.generate(" ")
     with el.steer(model, rows[0], 0.1):

@@ -7,22 +7,14 @@ import torch
 from tiny import tiny_llama, tiny_tokenizer
 
 from emolens import corpus
-from emolens.derive import derive
-from emolens.model import HookedModel
-from emolens.refit import refit, shuffled
-from emolens.studies import (
-    binding,
-    circumplex,
-    clusters,
-    documents,
-    implicit,
-    lexical,
-    negation,
-    numbers,
-    transcripts,
-)
-from emolens.studies.common import layers_of
-from emolens.vectors import EmotionVectors
+from emolens.models.model import HookedModel
+from emolens.steering.nulls import shuffled
+from emolens.studies._common import layers_of
+from emolens.studies.geometry import circumplex, clusters
+from emolens.studies.reading import binding, documents, implicit, lexical, negation, numbers, transcripts
+from emolens.vectors.derive import derive
+from emolens.vectors.emotion_vectors import EmotionVectors
+from emolens.vectors.refit import refit
 
 STIMULI = {row["emotion"] for name in ("implicit", "negation", "showcase") for row in corpus.stimuli(name)}
 EMOTIONS = sorted(STIMULI | {name for row in corpus.stimuli("intensity") for name in row["expected"]})
@@ -185,7 +177,7 @@ def test_rated_words_without_a_vector_are_named_and_too_few_words_are_an_error(t
 
 
 def test_refit_of_everything_is_the_same_and_of_a_register_is_not(model, vectors, stories):
-    from emolens.pooling import pool
+    from emolens.vectors.pooling import pool
 
     options = {"corpus": stories, "pooled": pool(model, stories.texts, cache=False, progress=False)}
     same = refit(model, vectors, [2], **options)

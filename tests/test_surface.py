@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from emolens import corpus
-from emolens.derive import derive
-from emolens.steer import steer
-from emolens.studies import surface
+from emolens.steering.steer import steer
+from emolens.studies.behaviour import surface
+from emolens.vectors.derive import derive
 
 AXIS = ("afraid", "calm")  # of the planted emotions
 STEERED, READ = 1, 2

@@ -10,10 +10,10 @@ from tiny import tiny_gemma, tiny_llama, tiny_tokenizer
 
 import emolens as el
 from emolens import corpus, plots
-from emolens.model import HookedModel
-from emolens.read import activations
-from emolens.rubrics import conversation, mail
-from emolens.studies import traces
+from emolens.judging.rubrics import conversation, mail
+from emolens.models.model import HookedModel
+from emolens.reading.read import activations
+from emolens.studies.behaviour import traces
 
 SCENARIO = corpus.stimuli("leverage")[3]
 TEMPLATE = (

@@ -7,7 +7,8 @@ import torch
 from tiny import tiny_gemma, tiny_llama, tiny_tokenizer
 from transformer_lens.model_bridge import TransformerBridge
 
-from emolens.model import HookedModel
+import emolens as el
+from emolens.models.model import HookedModel
 
 BUILDS = [tiny_llama, tiny_gemma]
 SHORT, LONG = "she ran !", "the river was very cold and calm . " * 5  # LONG is longer than Gemma's sliding window
@@ -90,7 +91,7 @@ def test_a_stopped_pass_computes_no_unembedding(build):
     assert len(calls) == 1  # the trait: computed, though nobody asked for logits
     model.forward(SHORT, stop_after=model.n_layers - 1)
     model.run_with_cache(SHORT)
-    model.residual_norm(SHORT, from_rank=0)
+    el.pool(model, [SHORT], progress=False, cache=False)
     assert len(calls) == 1
     model.forward(SHORT)
     assert len(calls) == 2

@@ -4,10 +4,10 @@ import pytest
 import torch
 from tiny import tiny_gemma, tiny_llama, tiny_tokenizer
 
-from emolens.corpus import stories
-from emolens.derive import derive
-from emolens.model import HookedModel
-from emolens.vectors import METHODS, EmotionVectors, check_method
+from emolens.corpus.packaged import stories
+from emolens.models.model import HookedModel
+from emolens.vectors.derive import derive
+from emolens.vectors.emotion_vectors import METHODS, EmotionVectors, check_method
 
 EMOTIONS = ["calm", "serene", "angry", "furious", "sad"]
 

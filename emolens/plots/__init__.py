@@ -4,9 +4,9 @@ Colours are Okabe and Ito's, safe for colour-blind readers; markers, line styles
 for print in grey. Without `ax` a function makes a figure of its own.
 """
 
-from emolens.heatmap import HTML, conversation, heatmap
 from emolens.plots.circuits import circuitsvis_attention, circuitsvis_view
 from emolens.plots.doses import dose_response, effect_dots, patch_map, scatter
+from emolens.plots.heatmap import HTML, conversation, heatmap
 from emolens.plots.layers import effect_by_layer, layer_sweep, reliability
 from emolens.plots.maps import emotion_map, interactive_map
 from emolens.plots.matrices import score_matrix, similarity_matrix

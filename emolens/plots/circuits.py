@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Sequence
 from typing import Any
 
-from emolens.heatmap import Scored, as_array, shown
+from emolens.plots.heatmap import Scored, as_array, shown
 
 
 def circuitsvis_view(readout: Scored, emotions: str | Sequence[str] | None = None) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from emolens.heatmap import shown
+from emolens.plots.heatmap import shown
 from emolens.plots.style import COLOURS, DASHES, MARKERS, NULL, SMALL, beside, extents, free, new_axes, plain
 
 MOST = 60  # tokens that fit side by side with their text

@@ -24,7 +24,7 @@ except ImportError:
 
 def _from_config():
     """A random model from TransformerLens's own configuration."""
-    from emolens.model import HookedModel
+    from emolens.models.model import HookedModel
 
     if HookedTransformer is not None:
         torch.manual_seed(0)
@@ -37,7 +37,7 @@ def _from_config():
 
 
 def _from_hf(build):
-    from emolens.model import HookedModel
+    from emolens.models.model import HookedModel
 
     return HookedModel.from_hf(build(), tiny_tokenizer(bos=True), build.__name__)
 

@@ -3,8 +3,8 @@
 import torch
 
 import emolens as el
-from emolens.continuations import SharedPrompt, continuation_ids, gradients, log_probs
-from emolens.direction import Direction, unit
+from emolens.models.log_probs import SharedPrompt, continuation_ids, gradients, log_probs
+from emolens.vectors.direction import Direction, unit
 
 TEXT, WORDS = "she ran and the river was very cold", [" calm", " angry and cold"]
 

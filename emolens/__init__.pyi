@@ -1,0 +1,54 @@
+# The public names of emolens, `el.NAME`, and the module that each comes from.
+
+from emolens import corpus as corpus
+from emolens import models as models
+from emolens import plots as plots
+from emolens import stats as stats
+from emolens import studies as studies
+from emolens import vectors as vectors
+from emolens.corpus.stories import Corpus as Corpus
+from emolens.corpus.stories import Story as Story
+from emolens.judging import judge as judge
+from emolens.judging import rubrics as rubrics
+from emolens.judging import sandbox as sandbox
+from emolens.models import batching as batching
+from emolens.models import embedded as embedded
+from emolens.models import model as model
+from emolens.models.loading import load as load
+from emolens.models.log_probs import log_probs as log_probs
+from emolens.models.model import HookedModel as HookedModel
+from emolens.reading.read import Readout as Readout
+from emolens.reading.read import activations as activations
+from emolens.reading.read import read as read
+from emolens.reading.scan import scan as scan
+from emolens.reading.scan_result import Scan as Scan
+from emolens.results import StudyResult as StudyResult
+from emolens.steering import measures as measures
+from emolens.steering.dose_response import dose_response as dose_response
+from emolens.steering.nulls import Nulls as Nulls
+from emolens.steering.nulls import null_directions as null_directions
+from emolens.steering.nulls import random_directions as random_directions
+from emolens.steering.patch import attribute as attribute
+from emolens.steering.patch import patch as patch
+from emolens.steering.patch import through as through
+from emolens.steering.steer import Steering as Steering
+from emolens.steering.steer import steer as steer
+from emolens.studies.post_training.compare import compare as compare
+from emolens.studies.reading.detection import detect as detect
+from emolens.training.adapters import load_adapter as load_adapter
+from emolens.training.posttrain import Recipe as Recipe
+from emolens.training.posttrain import posttrain as posttrain
+from emolens.vectors import geometry as geometry
+from emolens.vectors import pooling as pooling
+from emolens.vectors.derive import derive as derive
+from emolens.vectors.derive import fit as fit
+from emolens.vectors.direction import Direction as Direction
+from emolens.vectors.emotion_vectors import EmotionVectors as EmotionVectors
+from emolens.vectors.emotion_vectors import packaged_vectors as packaged_vectors
+from emolens.vectors.logit_lens import logit_lens as logit_lens
+from emolens.vectors.pooling import PooledActivations as PooledActivations
+from emolens.vectors.pooling import pool as pool
+from emolens.vectors.pooling import token_moments as token_moments
+from emolens.vectors.refit import refit as refit
+
+__version__: str

@@ -1,0 +1,39 @@
+"""Texts: stories labelled with an emotion, what ships with the package, rated documents, and your own."""
+
+from emolens.corpus.audit import audit
+from emolens.corpus.packaged import (
+    RATINGS,
+    STIMULI,
+    masked,
+    neutral,
+    paper_clusters,
+    ratings,
+    speakers,
+    stimuli,
+    stories,
+    vignettes,
+)
+from emolens.corpus.rated import RatedDocument, rated_documents
+from emolens.corpus.stories import EMOTIONS, Corpus, Story, known_emotion
+from emolens.corpus.written_by_model import generate
+
+__all__ = [
+    "EMOTIONS",
+    "RATINGS",
+    "STIMULI",
+    "Corpus",
+    "RatedDocument",
+    "Story",
+    "audit",
+    "generate",
+    "known_emotion",
+    "masked",
+    "neutral",
+    "paper_clusters",
+    "rated_documents",
+    "ratings",
+    "speakers",
+    "stimuli",
+    "stories",
+    "vignettes",
+]

@@ -1,0 +1,201 @@
+"""Stories that a model writes itself, as the paper's model did: in batches, checked, resumable."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from emolens.corpus.audit import mention
+from emolens.corpus.stories import Corpus, Story, known_emotion
+from emolens.files import naming_a_full_disk, write_atomic
+
+PROMPT = """\
+Write one paragraph of fiction, about 120 words long, on this subject: {topic}.
+
+One of its characters feels {emotion}. Let the reader find that out from what this character does and says, \
+from the body, from passing thoughts and from what is going on. The word "{emotion}", its other forms and \
+words of the same meaning must not occur. Give the paragraph alone, without a title or a comment."""
+
+
+@runtime_checkable
+class Writer(Protocol):
+    """What `generate` needs of a `HookedModel`."""
+
+    name: str
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def generate(self, texts: Any, max_new_tokens: int, temperature: float, top_p: float, seed: int) -> list[str]: ...
+
+
+class Job(NamedTuple):
+    """One story to be written: the one with this number for its emotion and topic."""
+
+    emotion: str
+    topic: str
+    number: int
+
+
+def generate(
+    model: Writer,
+    emotions: Sequence[str],
+    topics: Sequence[str],
+    n: int,
+    *,
+    path: str | Path,
+    max_new_tokens: int = 260,
+    temperature: float = 0.8,
+    top_p: float = 0.95,
+    seed: int = 0,
+    batch_size: int = 8,
+    tries: int = 4,
+    min_words: int = 60,
+    any_emotion: bool = False,
+    progress: bool = True,
+) -> Corpus:
+    """Let `model` write `n` stories for every emotion and topic, never naming the emotion.
+
+    A story that names its emotion or has fewer than `min_words` words is written anew, up to `tries` times in
+    all; a warning says how many were given up, the state file which. The stories are appended to `path` batch
+    by batch, the state is kept beside it in `<path>.state.json`. The same call after an interruption goes on
+    there and ends with the text of an uninterrupted run; once finished it costs nothing.
+
+    Args:
+        topics: in words, such as "a delayed flight".
+        any_emotion: allow emotions that are not among the packaged 171.
+
+    Returns:
+        The accepted stories, with register "generated".
+
+    Raises:
+        ValueError: an unknown emotion; nothing to write; `path` holds something else than this very run.
+    """
+    if isinstance(emotions, str) or isinstance(topics, str) or not emotions or not topics:
+        raise ValueError(f"give lists of emotions and of topics, not {emotions!r} and {topics!r}")
+    if min(n, batch_size, tries) < 1:
+        raise ValueError(f"n, batch_size and tries must be at least 1, not {n}, {batch_size} and {tries}")
+    if not any_emotion:
+        for emotion in emotions:
+            known_emotion(emotion)
+    emotions, topics = list(dict.fromkeys(emotions)), list(dict.fromkeys(topics))
+    jobs = [Job(emotion, topic, i) for i, topic, emotion in product(range(n), topics, emotions)]
+    batches = [jobs[start : start + batch_size] for start in range(0, len(jobs), batch_size)]
+    sampling = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
+    settings = {
+        "model": f"{model.name} {model.fingerprint}",
+        "prompt": PROMPT,
+        "emotions": emotions,
+        "topics": topics,
+        "n": n,
+        "seed": seed,
+        "batch_size": batch_size,
+        "tries": tries,
+        "min_words": min_words,
+        **sampling,
+    }
+    run = _Run(Path(path), settings)
+    done = run.state["batches"]
+
+    from tqdm.auto import tqdm
+
+    with tqdm(total=len(jobs), unit="story", disable=not progress) as bar:
+        bar.update(sum(map(len, batches[:done])))
+        for number, batch in enumerate(batches[done:], done):
+            seeds = _seeds(seed, number, tries if temperature else 1)  # a greedy model would repeat itself
+            run.append(*_write(model, batch, seeds, sampling, min_words))
+            bar.update(len(batch))
+            bar.set_postfix(rejected=len(run.state["rejected"]))
+    if rejected := run.state["rejected"]:
+        warnings.warn(f"{len(rejected)} of {len(jobs)} stories given up; see {run.state_path}", stacklevel=2)
+    return Corpus.from_jsonl(path)
+
+
+def _seeds(seed: int, batch: int, tries: int) -> Iterator[int]:
+    """A seed for each try of a batch, the same in an interrupted and an uninterrupted run."""
+    for attempt in range(tries):
+        yield int.from_bytes(hashlib.sha256(f"{seed} {batch} {attempt}".encode()).digest()[:4])
+
+
+def _write(
+    model: Writer, batch: list[Job], seeds: Iterator[int], sampling: Mapping[str, Any], min_words: int
+) -> tuple[list[Story], list[dict[str, Any]]]:
+    """The accepted stories of a batch, in its order, and the jobs given up with what was wrong at last."""
+    written: dict[Job, str] = {}
+    faults: dict[Job, str] = dict.fromkeys(batch, "")
+    for seed in seeds:
+        open_jobs = list(faults)
+        chats = [[{"role": "user", "content": PROMPT.format(**job._asdict())}] for job in open_jobs]
+        for job, text in zip(open_jobs, model.generate(chats, seed=seed, **sampling), strict=True):
+            written[job] = _whole_sentences(text)
+            if fault := _fault(job.emotion, written[job], min_words):
+                faults[job] = fault
+            else:
+                del faults[job]
+        if not faults:
+            break
+    stories = [Story(job.emotion, "generated", job.topic, written[job]) for job in batch if job not in faults]
+    return stories, [job._asdict() | {"reason": reason} for job, reason in faults.items()]
+
+
+def _whole_sentences(text: str) -> str:
+    """Without what follows the last end of a sentence: the token limit cuts where it falls."""
+    match = re.match(r""".*[.!?…。！？]["'”’»*)]*""", text, re.DOTALL)
+    return match.group().strip() if match else ""
+
+
+def _fault(emotion: str, text: str, min_words: int) -> str | None:
+    if word := mention(emotion, text):
+        return f"names the emotion: {word}"
+    words = len(text.split())
+    return f"only {words} words in whole sentences" if words < max(1, min_words) else None
+
+
+class _Run:
+    """A story file and, beside it, its state: the settings, the batches done, the bytes that are good."""
+
+    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
+        self.path, self.state_path = path, path.with_name(f"{path.name}.state.json")
+        if self.state_path.exists():
+            self.state = json.loads(self.state_path.read_text("utf-8"))
+        elif path.exists():
+            raise ValueError(f"{path} exists and was not written by generate; give another path")
+        else:
+            self.state = {"settings": settings, "batches": 0, "bytes": 0, "sha256": "", "rejected": []}
+            self._save()
+        for key, wanted in settings.items():
+            if (was := self.state["settings"].get(key)) != wanted:
+                raise ValueError(f"{path} was begun with {key}={was!r}, not {wanted!r}; {self._way_out}")
+        path.touch()
+        good = path.read_bytes()[: self.state["bytes"]]
+        self.digest = hashlib.sha256(good)
+        if self.state["batches"] and self.digest.hexdigest() != self.state["sha256"]:
+            raise ValueError(f"{path} was changed after generate wrote it; {self._way_out}")
+        os.truncate(path, len(good))  # drops what a killed run left of an unfinished batch
+
+    @property
+    def _way_out(self) -> str:
+        return f"give another path, or delete it together with {self.state_path.name} to begin anew"
+
+    def append(self, stories: list[Story], rejected: list[dict[str, Any]]) -> None:
+        data = "".join(f"{story.to_json()}\n" for story in stories).encode()
+        with naming_a_full_disk(self.path), open(self.path, "ab") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        self.digest.update(data)
+        self.state["batches"] += 1
+        self.state["bytes"] += len(data)
+        self.state["sha256"] = self.digest.hexdigest()
+        self.state["rejected"] += rejected
+        self._save()
+
+    def _save(self) -> None:
+        write_atomic(self.state_path, json.dumps(self.state, ensure_ascii=False).encode())

@@ -1,0 +1,1 @@
+"""Judges of replies and the sandbox that runs a reply's code."""

@@ -1,0 +1,1 @@
+"""Language models, hooked: encoding, batching, running, writing, loading."""

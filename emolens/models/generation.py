@@ -1,0 +1,147 @@
+"""Generation: what the rows of a batch have in common is run once."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from emolens.models.batching import Batch, Pass, per_text
+from emolens.models.encoding import PLAIN_ROLES, Encoding, Text, as_list, is_chat, is_one
+from emolens.models.hooked import Hooked
+from emolens.models.log_probs import SharedPrompt
+
+
+class Reply(NamedTuple):
+    """What was written, and whether it ended by itself or at a stop string rather than at `max_new_tokens`."""
+
+    text: str
+    ended: bool
+
+
+def write(model: Hooked, texts: Text | Sequence[Text], *options: Any) -> Any:
+    """`HookedModel.generate`."""
+    written = [reply.text for reply in replies(model, texts, *options)]
+    return written[0] if is_one(texts) and model.rows == 1 else written
+
+
+def replies(
+    model: Hooked,
+    texts: Text | Sequence[Text],
+    max_new_tokens: int,
+    temperature: float = 0.8,
+    top_p: float = 0.95,
+    seed: int = 0,
+    stop: Sequence[str] = (),
+) -> list[Reply]:
+    """`HookedModel.generate` of one text or several, always as a list, with whether each was cut off."""
+    encoded, stop = model.encode_all(texts), list(stop)
+    if temperature < 0 or not 0 < top_p <= 1:
+        raise ValueError(f"temperature={temperature}, top_p={top_p}: give 0 or more, and above 0 to 1")
+    if not model.tokenizer.chat_template and any(is_chat(text) for text in as_list(texts)):
+        stop.append(f"\n{PLAIN_ROLES['user']}:")
+    longest = max(len(encoding.ids) for encoding in encoded)
+    if longest + max_new_tokens > model.n_ctx:
+        raise ValueError(
+            f"a prompt of {longest} tokens leaves room for {model.n_ctx - longest} new ones in the context of "
+            f"{model.name} ({model.n_ctx}), not for {max_new_tokens}; shorten it or lower max_new_tokens"
+        )
+    if len(encoded) == 1:
+        encoded = encoded * model.rows
+    if model.rows > 1 and len(encoded) != model.rows:
+        raise ValueError(f"{len(encoded)} texts can't be steered in {model.rows} rows: give one, or as many")
+    batch = model.batch(encoded, "left")
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        if model.hf_model is not None:
+            draw = Nucleus(temperature, top_p) if temperature else None
+            written = _generate(model, encoded, batch, max_new_tokens, draw, stop)
+        else:
+            sampling: dict[str, Any] = {"do_sample": bool(temperature)}
+            sampling |= {"temperature": temperature, "top_p": top_p} if temperature else {}
+            written = []
+            for row, (ids, mask) in enumerate(zip(batch.ids, batch.mask, strict=True)):
+                n = int(mask.sum())
+                now = Pass((0,), (n,), batch.turns[row : row + 1], (n + max_new_tokens,), only=row)
+                with model.passes(now):
+                    written.append(_generate_row(model, ids[mask], max_new_tokens, sampling))
+    for mark in stop:
+        written = [Reply(text.split(mark)[0], ended or mark in text) for text, ended in written]
+    return written
+
+
+class Nucleus:
+    """Draws the next token of each row from the fewest most likely ones that hold `top_p` of the probability.
+
+    transformers sorts the whole vocabulary for that, at each step, which for a batch of a hundred rows takes longer
+    than a small model; here the most likely ones are enough, and rows in which they don't hold `top_p` are sorted.
+    """
+
+    def __init__(self, temperature: float, top_p: float, first: int = 1024) -> None:
+        self.temperature, self.top_p, self.first = temperature, top_p, first
+
+    def __call__(self, ids: Tensor, scores: Float[Tensor, "row vocab"]) -> Float[Tensor, "row vocab"]:
+        logits = scores.float() / self.temperature
+        total = logits.logsumexp(dim=-1, keepdim=True)
+        best, token = logits.topk(min(self.first, scores.shape[1]), dim=-1)
+        p = (best - total).exp()
+        drawn = self._draw(p, token)
+        flat = p.sum(dim=-1) < min(self.top_p, 1 - 1e-6)
+        if flat.any():
+            best, token = logits[flat].sort(dim=-1, descending=True)
+            drawn[flat] = self._draw((best - total[flat]).exp(), token)
+        return torch.full_like(scores, -torch.inf).scatter(1, drawn, 0.0)
+
+    def _draw(self, p: Float[Tensor, "row likely"], token: Int[Tensor, "row likely"]) -> Int[Tensor, "row 1"]:
+        inside = p.masked_fill((p.cumsum(dim=-1) - p) >= self.top_p, 0)
+        return token.gather(1, torch.multinomial(inside, 1))
+
+
+def _generate(
+    model: Hooked, encoded: list[Encoding], batch: Batch, max_new_tokens: int, draw: Any, stop: list[str]
+) -> list[Reply]:
+    width, rows, options = batch.ids.shape[1], len(encoded), {}
+    now = Pass.of(batch)
+    now = replace(now, length=tuple(n + max_new_tokens for n in now.length))
+    alike = all(a.ids == b.ids for a, b in pairwise(encoded))
+    if rows > 1 and width > 1 and alike and not any(per_text(one.where) for one in model.steering):
+        options["past_key_values"] = SharedPrompt(model, encoded[0]).cache_for(rows)
+        now = replace(now, start=width - 1)
+
+    def stopped(ids: Tensor, scores: Any) -> Tensor:
+        ends = model.tokenizer.batch_decode(ids[:, width:][:, -32:])
+        return torch.tensor([any(mark in end for mark in stop) for end in ends], device=ids.device)
+
+    with model.passes(now):
+        out = model.hf_model.generate(
+            batch.ids,
+            attention_mask=batch.mask.long(),
+            max_new_tokens=max_new_tokens,
+            pad_token_id=model.pad_token_id,
+            do_sample=False,  # the most likely token is what was drawn, where anything is
+            logits_processor=[draw] if draw else None,
+            stopping_criteria=[stopped] if stop else None,
+            **options,
+        )
+    ends = model.hf_model.generation_config.eos_token_id
+    return [_reply(model, row, [ends] if isinstance(ends, int) else ends or []) for row in out[:, width:]]
+
+
+def _generate_row(model: Hooked, ids: Tensor, max_new_tokens: int, sampling: dict[str, Any]) -> Reply:
+    # TransformerLens's own `generate` takes no mask for ids, so rows of different length go one by one.
+    out = model.bridge.generate(
+        ids[None],
+        max_new_tokens,
+        prepend_bos=False,
+        verbose=False,
+        eos_token_id=model.tokenizer.eos_token_id,
+        **sampling,
+    )
+    return _reply(model, out[0, len(ids) :], [model.tokenizer.eos_token_id])
+
+
+def _reply(model: Hooked, ids: Tensor, ends: Sequence[int]) -> Reply:
+    return Reply(model.tokenizer.decode(ids, skip_special_tokens=True), not set(ends).isdisjoint(ids.tolist()))

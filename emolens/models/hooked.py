@@ -1,0 +1,328 @@
+"""`Hooked`: encoding, hooks and passes over both of TransformerLens's model classes; see `HookedModel`."""
+
+import copy
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import cached_property
+from typing import Any, TypeVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens import ActivationCache
+
+from emolens.errors import did_you_mean
+from emolens.models.batching import Batch, Pass, pad
+from emolens.models.encoding import Encoding, Message, Text, as_list, encode
+
+HookFn = Callable[..., Any]  # TransformerLens's signature: (tensor, hook) -> tensor | None
+Runner = Callable[..., Tensor]  # of a Batch, and if need be of its Pass and a key-value cache
+HookName = str | tuple[int, str]  # a full name, or (layer, site)
+Hook = tuple[HookName, HookFn]
+AHooked = TypeVar("AHooked", bound="Hooked")
+
+
+class _Stop(Exception):
+    """Ends a forward pass once the deepest block that somebody reads has run."""
+
+
+class Hooked:
+    """A hooked language model with its tokenizer.
+
+    `bridge` is the wrapped `TransformerBridge` (TransformerLens 4) or `HookedTransformer` (2 and 3)
+    itself, with raw weights (no layer-norm folding, no compatibility mode), so that a vector found
+    here means the same in Hugging Face. A layer is the index of a block; its activation is the
+    block's output, `blocks.{layer}.hook_resid_post`.
+    """
+
+    def __init__(self, bridge: Any, tokenizer: Any = None, name: str | None = None, revision: str = "") -> None:
+        self.bridge = bridge
+        self.tokenizer = tokenizer if tokenizer is not None else bridge.tokenizer
+        self.name = name or bridge.cfg.model_name
+        self.revision = revision
+        self.steering: list[Any] = []  # the contexts of `steer` that are open, outermost first
+        self.passing: Pass | None = None
+        self.n_layers: int = bridge.cfg.n_layers
+        self.d_model: int = bridge.cfg.d_model
+        self.n_ctx: int = bridge.cfg.n_ctx
+        # Two thirds of the depth, where the paper reads and steers (section 3 of the paper's methods).
+        self.default_layer = min(round(self.n_layers * 2 / 3), self.n_layers - 1)
+        missing = [n for n in (self.hook_name(0), self.hook_name(self.n_layers - 1)) if n not in bridge.hook_dict]
+        if missing:
+            raise ValueError(f"{self.name} offers no hook point {missing[0]}, so its residual stream can't be read")
+
+    @classmethod
+    def from_hf(
+        cls: type[AHooked], hf_model: Any, tokenizer: Any, name: str | None = None, revision: str = ""
+    ) -> AHooked:
+        """Wrap a Hugging Face causal language model that is already in memory. Touches no network.
+
+        The model's modules are wrapped in place; `tokenizer` stays as it is (TransformerLens would
+        add a BOS token where the model's own tokenizer adds none).
+        """
+        from transformer_lens.model_bridge import TransformerBridge
+
+        source = str(hf_model.config._name_or_path or type(hf_model).__name__)
+        parameter = next(hf_model.parameters())
+        if not hf_model.config.architectures:  # a model that was built in memory, not loaded
+            hf_model.config.architectures = [type(hf_model).__name__]
+        # TransformerLens loads a tokenizer that adds no BOS a second time, by its name, from the hub if need
+        # be; one that says it adds a BOS is taken as it is. The copy is for the bridge's own text methods.
+        copied = copy.copy(tokenizer)
+        copied.init_kwargs = {**tokenizer.init_kwargs, "name_or_path": source, "add_bos_token": True}
+        bridge = TransformerBridge.boot_transformers(
+            source, hf_model=hf_model.eval(), tokenizer=copied, dtype=parameter.dtype, device=str(parameter.device)
+        )
+        return cls(bridge, tokenizer, name or source, revision)
+
+    def __repr__(self) -> str:
+        kind = type(self.bridge).__name__
+        return (
+            f"{type(self).__name__}({self.name}: {self.n_layers} blocks, d_model {self.d_model}, {self.dtype}, {kind})"
+        )
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.bridge.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.bridge.parameters()).dtype
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hex digits over the weights, rounded to bfloat16 so that float32 and bfloat16 loads agree.
+
+        Every parameter counts with at most 65,536 evenly spaced entries.
+        """
+        digest = hashlib.sha256()
+        for _, weight in sorted(self.bridge.named_parameters(), key=lambda item: item[0]):
+            flat = weight.detach().flatten()
+            sample = flat[:: max(1, flat.numel() // 65536)].to(torch.bfloat16).cpu().view(torch.int16)
+            digest.update(str(tuple(weight.shape)).encode() + sample.numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    # --- texts -------------------------------------------------------------------------------------
+
+    def encode(self, text: Text) -> Encoding:
+        """Token ids of a plain text, a conversation (see `encode_chat`), or ids as they are."""
+        encoding = encode(self.tokenizer, text)
+        if len(encoding.ids) > self.n_ctx:
+            raise ValueError(
+                f"a text of {len(encoding.ids)} tokens is longer than the context of {self.name} "
+                f"({self.n_ctx}); split it. It begins: {self.tokenizer.decode(encoding.ids[:12])!r}"
+            )
+        return encoding
+
+    def encode_all(self, texts: Text | Sequence[Text]) -> list[Encoding]:
+        """`encode` of each text; an error says which text it was, the first being 0."""
+        encoded = []
+        for number, text in enumerate(as_list(texts)):
+            try:
+                encoded.append(self.encode(text))
+            except ValueError as error:
+                raise ValueError(f"text {number}: {error}") from error
+        return encoded
+
+    def encode_chat(self, messages: Sequence[Message]) -> Encoding:
+        """Token ids of a conversation in the model's chat template, up to where the reply begins; see `Encoding`."""
+        return self.encode(messages)
+
+    def to_tokens(self, texts: Text | Sequence[Text], padding_side: str = "right") -> Batch:
+        """Padded ids and mask, each `batch pos`."""
+        return self.batch(self.encode_all(texts), padding_side)
+
+    def batch(self, encoded: Sequence[Encoding], padding_side: str = "right") -> Batch:
+        """Padded ids, mask and turns of texts that are encoded already."""
+        padded = pad([encoding.ids for encoding in encoded], padding_side, self.pad_token_id)
+        return padded._replace(turns=tuple(encoding.turns for encoding in encoded)).to(self.device)
+
+    @property
+    def pad_token_id(self) -> int:
+        pad_id = getattr(self.tokenizer, "pad_token_id", None)
+        return 0 if pad_id is None else pad_id  # never read: the mask hides it
+
+    def token_strings(self, ids: Sequence[int]) -> list[str]:
+        """The text of each token, one string for each id."""
+        return [self.tokenizer.decode([token]) for token in ids]
+
+    # --- running -----------------------------------------------------------------------------------
+
+    def check_layer(self, layer: int) -> int:
+        if not 0 <= layer < self.n_layers:
+            raise ValueError(
+                f"layer {layer} is out of range: {self.name} has {self.n_layers} blocks, 0 to {self.n_layers - 1}"
+            )
+        return layer
+
+    def hook_name(self, layer: int, site: str = "resid_post") -> str:
+        """TransformerLens's name of a hook point: site "resid_post", "mlp_out", "attn.hook_z", ..."""
+        return f"blocks.{self.check_layer(layer)}.{site if 'hook_' in site else f'hook_{site}'}"
+
+    def hooks(self, fwd_hooks: Iterable[Hook]) -> Any:
+        """Context manager that runs `fn(tensor, hook)` at each named point; leaving it removes them all.
+
+        A name is a full one or `(layer, site)`. Inside, do not rely on `hook.name`: TransformerLens 4
+        gives the canonical name there, not the alias that was asked for.
+        """
+        named = [(n if isinstance(n, str) else self.hook_name(*n), fn) for n, fn in fwd_hooks]
+        for name, _ in named:
+            if name not in self.bridge.hook_dict:
+                raise ValueError(f"{self.name} has no hook point {name!r}{did_you_mean(name, self.bridge.hook_dict)}")
+        return self.bridge.hooks(fwd_hooks=named)
+
+    @contextmanager
+    def stopping(self, layer: int, fwd_hooks: Iterable[Hook] = (), grad: bool = False) -> Iterator[Runner]:
+        """Yields `run(batch) -> residual`: the output of block `layer`, after which each pass ends.
+
+        No logits are computed. The hooks are installed once for all passes inside the context, which
+        with TransformerLens 4 takes as long as thirty tokens of a small model.
+        """
+        kept: list[Tensor] = []
+
+        def stop(resid: Tensor, hook: Any) -> None:
+            kept.append(resid)
+            raise _Stop
+
+        def run(batch: Batch, now: Pass | None = None, past: Any = None) -> Tensor:
+            with suppress(_Stop):
+                self._run(batch, now, past, grad)
+            return kept.pop()
+
+        with self.hooks([*fwd_hooks, ((layer, "resid_post"), stop)]):
+            yield run
+
+    def _run(self, batch: Batch, now: Pass | None = None, past: Any = None, grad: bool = False) -> Tensor:
+        with torch.set_grad_enabled(grad), self.passes(now or Pass.of(batch)):
+            if past is not None:
+                return self.hf_model(batch.ids, past_key_values=past, use_cache=True, logits_to_keep=1).logits
+            # The mask is always passed: without it TransformerLens 4 reads a left-padded batch wrongly, in silence.
+            extra = {"use_cache": False} if hasattr(self.bridge, "original_model") else {}
+            return self.bridge(batch.ids, attention_mask=batch.mask.long(), **extra)
+
+    @contextmanager
+    def passes(self, now: Pass) -> Iterator[None]:
+        """Tell hooks which texts the model is about to run on."""
+        before, self.passing = self.passing, now
+        try:
+            yield
+        finally:
+            self.passing = before
+
+    @property
+    def hf_model(self) -> Any:
+        """The Hugging Face model inside the bridge, or None: with it, keys and values of a prompt can be shared."""
+        inner = getattr(self.bridge, "original_model", None)
+        return inner if hasattr(inner, "generate") else None
+
+    @property
+    def rows(self) -> int:
+        """Rows of the steering that is in force: one text is run in each of them (see `steer`)."""
+        return max((steering.rows for steering in self.steering), default=1)
+
+    def require_one_row(self, what: str) -> None:
+        """Raise ValueError where a steering of several rows would be read as if it were one."""
+        if self.rows > 1:
+            raise ValueError(
+                f"{what} batches its texts itself, so it can't run under a steering of {self.rows} rows; "
+                f"steer with one direction at a time, or use run_with_cache, forward, generate or el.measures"
+            )
+
+    def forward(
+        self, texts: Text | Sequence[Text] | Batch, *, stop_after: int | None = None, fwd_hooks: Iterable[Hook] = ()
+    ) -> Float[Tensor, "batch pos width"]:
+        """The output of block `stop_after` (`batch pos d_model`), or without it the logits (`batch pos vocab`).
+
+        One text under a steering of several rows gives a batch of those rows.
+        """
+        batch = texts if isinstance(texts, Batch) else self.to_tokens(texts)
+        if stop_after is None:
+            with self.hooks(fwd_hooks):
+                out = self._run(batch)
+        else:
+            with self.stopping(stop_after, fwd_hooks) as run:
+                out = run(batch)
+        return out.expand(self.rows, -1, -1) if len(out) == 1 else out
+
+    def unembed(self, resid: Float[Tensor, "*axes d_model"]) -> Float[Tensor, "*axes vocab"]:
+        """Logits of a residual at the end of the last block: final norm, unembedding, soft cap where there is one.
+
+        In bfloat16 a logit of 20 is rounded to an eighth; see `token_logits`.
+        """
+        flat = resid.reshape(-1, 1, self.d_model).to(self.dtype)
+        with torch.set_grad_enabled(resid.requires_grad):
+            logits = self.bridge.unembed(self.bridge.ln_final(flat))
+        return self._capped(logits.reshape(*resid.shape[:-1], -1))
+
+    def token_logits(
+        self, resid: Float[Tensor, "*axes d_model"], tokens: Int[Tensor, "token"]
+    ) -> Float[Tensor, "*axes token"]:
+        """The logits of a few tokens, in float32 whatever the model's dtype."""
+        with torch.no_grad():
+            x = self.bridge.ln_final(resid.reshape(-1, 1, self.d_model).float()).float()
+            if self.hf_model is not None:
+                logits = x @ self.hf_model.get_output_embeddings().weight[tokens].float().T
+            else:
+                logits = x @ self.bridge.W_U[:, tokens].float() + self.bridge.b_U[tokens]
+        return self._capped(logits.reshape(*resid.shape[:-1], -1))
+
+    def _capped(self, logits: Tensor) -> Tensor:
+        config = getattr(getattr(self.bridge, "original_model", None), "config", None)
+        cap = getattr(config, "final_logit_softcapping", None) or getattr(self.bridge.cfg, "output_logits_soft_cap", 0)
+        return cap * torch.tanh(logits / cap) if cap and cap > 0 else logits
+
+    def logits(self, texts: Text | Sequence[Text], positions: str | Sequence[int] = "last") -> Float[Tensor, "..."]:
+        """Next-token logits at chosen positions only, right-aligned with the text.
+
+        Args:
+            positions: "last" gives `batch vocab`; a list of token ranks (0 is the first token, -1 the
+                last) gives `batch positions vocab`.
+        """
+        batch = self.to_tokens(texts)
+        resid = self.forward(batch, stop_after=self.n_layers - 1)
+        lengths = batch.mask.sum(dim=1, keepdim=True)
+        wanted = torch.tensor([-1] if isinstance(positions, str) else list(positions), device=self.device)
+        at = torch.where(wanted < 0, lengths + wanted, wanted.expand(len(lengths), -1))
+        if (at < 0).any() or (at >= lengths).any():
+            raise ValueError(f"positions {positions} reach outside a text of {int(lengths.min())} tokens")
+        at = at.expand(len(resid), -1)
+        logits = self.unembed(resid.gather(1, at[..., None].expand(-1, -1, self.d_model)))
+        return logits[:, 0] if isinstance(positions, str) else logits
+
+    def run_with_cache(
+        self,
+        texts: Text | Sequence[Text],
+        layers: Sequence[int] | None = None,
+        sites: Sequence[str] = ("resid_post",),
+    ) -> ActivationCache:
+        """TransformerLens's cache of the named sites at the named layers (default: all blocks), stored once each.
+
+        The texts are padded on the right, as `to_tokens(texts)` shows. The pass ends after the deepest
+        layer and computes no logits. `cache["resid_post", 18]` is `batch pos d_model`.
+        """
+        layers = range(self.n_layers) if layers is None else layers
+        stored: dict[str, Tensor] = {}
+
+        def keep(name: str) -> HookFn:
+            return lambda tensor, hook: stored.__setitem__(name, tensor.detach())
+
+        names = [self.hook_name(layer, site) for layer in layers for site in sites]
+        self.forward(texts, stop_after=max(layers), fwd_hooks=[(name, keep(name)) for name in names])
+        return ActivationCache(stored, self.bridge)
+
+
+class Columns:
+    """Counts the columns that a hook has seen, to know where in a text the tokens of a cached pass stand."""
+
+    def __init__(self, model: Hooked) -> None:
+        self.model, self.column = model, 0
+        self.last: Pass | None = None
+
+    def next(self, width: int) -> tuple[Pass | None, int]:
+        """The pass that runs, and the first of the next `width` columns."""
+        now = self.model.passing
+        if now is not self.last:
+            self.last, self.column = now, now.start if now else 0
+        self.column += width
+        return now, self.column - width

@@ -1,0 +1,40 @@
+"""`HookedModel`: one wrapper for caching, hooking and generating over both of TransformerLens's model classes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from emolens.models.encoding import Text
+from emolens.models.generation import write
+from emolens.models.hooked import Hooked
+
+
+class HookedModel(Hooked):
+    """A hooked language model with its tokenizer, and `generate`.
+
+    Make one with `el.load` or `HookedModel.from_hf`. `encode`, `batch`, `hooks`, `forward`, `logits` and
+    `run_with_cache` come from `Hooked`.
+    """
+
+    def generate(
+        self,
+        texts: Text | Sequence[Text],
+        max_new_tokens: int = 60,
+        temperature: float = 0.8,
+        top_p: float = 0.95,
+        seed: int = 0,
+        stop: Sequence[str] = (),
+    ) -> Any:
+        """Continue one text (returns a string) or several in one batch (returns a list); new text only.
+
+        Rows of the same text share its pass. One text under a steering of several rows is continued in
+        each of them.
+
+        Args:
+            temperature: 0 is greedy.
+            stop: strings at which the text ends; they are cut off. A conversation with a base model
+                also stops where the model begins to write the next "Human:" turn.
+
+        Raises:
+            ValueError: an empty text, or one that leaves no room in the context for the new tokens.
+        """
+        return write(self, texts, max_new_tokens, temperature, top_p, seed, stop)

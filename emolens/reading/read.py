@@ -1,0 +1,237 @@
+"""Scores of tokens, turns and documents on the emotion vectors, projected inside the forward pass."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from emolens.errors import did_you_mean
+from emolens.models.batching import plan
+from emolens.models.encoding import Encoding, Text
+from emolens.models.model import HookedModel
+from emolens.vectors.derive import READ_FROM_RANK
+from emolens.vectors.emotion_vectors import EmotionVectors, check_method, unit
+
+PLACES = ("tokens", "last", "turn", "document")
+CENTRES = ("stories", "neutral", "set")
+SHORT = 20  # texts with fewer tokens are read from rank 1: all but the first token, an attention sink
+
+
+@dataclass(frozen=True)
+class Readout:
+    """Scores of every item (token, turn or document) on every emotion, and where each item stands."""
+
+    scores: Float[Tensor, "item emotion"]
+    emotions: tuple[str, ...]
+    labels: tuple[str, ...]  # the token's text, the turn's role, or how the document begins
+    text_index: tuple[int, ...]
+    spans: tuple[tuple[int, int], ...]  # tokens [start, end) of the item in its text
+    layer: int
+    method: str
+    centre: str
+    at: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, emotion: str) -> Float[Tensor, "item"]:
+        """The scores of one emotion."""
+        if emotion not in self.emotions:
+            raise ValueError(f"{emotion!r} was not read{did_you_mean(emotion, self.emotions)}")
+        return self.scores[:, self.emotions.index(emotion)]
+
+    def of_text(self, index: int) -> "Readout":
+        """The items of one text."""
+        rows = [row for row, text in enumerate(self.text_index) if text == index]
+        pick = lambda values: tuple(values[row] for row in rows)  # noqa: E731
+        return Readout(
+            self.scores[rows],
+            self.emotions,
+            pick(self.labels),
+            pick(self.text_index),
+            pick(self.spans),
+            self.layer,
+            self.method,
+            self.centre,
+            self.at,
+        )
+
+    def top(self, k: int = 5) -> Any:
+        """The k emotions of highest mean score over a text's items; a list of such lists for several texts."""
+        out = []
+        for index in sorted(set(self.text_index)):
+            mean = self.of_text(index).scores.mean(dim=0)
+            values, order = mean.topk(min(k, len(self.emotions)))
+            out.append([(self.emotions[i], float(v)) for v, i in zip(values, order.tolist(), strict=True)])
+        return out[0] if len(out) == 1 else out
+
+    def frame(self) -> pd.DataFrame:
+        """One row for each item: text, label, and a column for each emotion."""
+        scores = pd.DataFrame(self.scores.numpy(), columns=list(self.emotions))
+        return pd.concat([pd.DataFrame({"text": self.text_index, "label": self.labels}), scores], axis=1)
+
+
+def score(
+    x: Float[Tensor, "item d_model"],
+    vectors: EmotionVectors,
+    layer: int,
+    method: str = "denoised",
+    centre: str | Float[Tensor, "d_model"] = "stories",
+) -> Float[Tensor, "item emotion"]:
+    """Cosines of centred activations with the emotion vectors of one layer (law: both sides centred).
+
+    With `whitened`, the cosine after both are whitened by the noise of the stories.
+    """
+    if isinstance(centre, str):
+        at = vectors.at(layer)
+        centre = (at.centre_stories if centre == "stories" else at.centre_neutral)[0]
+    y = x.float().cpu() - centre
+    if check_method(method) == "whitened":
+        return y @ vectors.vectors(layer, "whitened").T / vectors.whitened_norm(y, layer).clamp(min=1e-12)[:, None]
+    return unit(y) @ vectors.matrix(layer, method).T
+
+
+def _items(encoding: Encoding, at: str, number: int) -> list[tuple[int, int, str]]:
+    """Token spans to be read in one text, with a label where it does not depend on the tokens' text."""
+    n, turns = len(encoding.ids), encoding.turns
+    if at == "tokens":
+        return [(i, i + 1, "") for i in range(n)]
+    if at == "last":
+        return [(n - 1, n, "")]
+    if at == "turn":
+        if not turns:
+            raise ValueError(f"text {number} is no conversation, so it has no turns; read it at 'tokens' or 'document'")
+        return [(turn.start, turn.end, turn.role) for turn in turns]
+    if turns:
+        return [(turns[0].start, turns[-1].end, "")]
+    return [(document_start(n), n, "")]
+
+
+def document_start(tokens: int) -> int:
+    """The rank from which a text of so many tokens is averaged as a document."""
+    return READ_FROM_RANK if tokens >= SHORT else min(1, tokens - 1)
+
+
+def read(
+    model: HookedModel,
+    texts: Text | Sequence[Text],
+    vectors: EmotionVectors,
+    layer: int | None = None,
+    at: str = "tokens",
+    method: str = "cosine",
+    centre: str = "stories",
+    token_budget: int = 2048,
+) -> Readout:
+    """Score texts or conversations on every emotion (paper, section 3: cosine with the denoised vector).
+
+    Args:
+        layer: default two thirds of the depth.
+        at: "tokens"; "last", the last token (of a conversation: right before the reply); "turn", the mean
+            over each message; "document", the mean over a text from rank 10 on (from rank 1 when it is
+            shorter than 20 tokens).
+        method: "cosine" (denoised), "raw" or "whitened".
+        centre: "stories" or "neutral", both stored in the vectors, or "set", the mean of the items read here.
+
+    Raises:
+        ValueError: vectors of another model, an unknown place, method, centre or layer, an empty text.
+    """
+    for name, value, known in (("at", at, PLACES), ("centre", centre, CENTRES)):
+        if value not in known:
+            raise ValueError(f"{name}={value!r} is none of {', '.join(known)}{did_you_mean(value, known)}")
+    method = check_method(method)
+    vectors.check_model(model)
+    layer = vectors.default_layer if layer is None else model.check_layer(layer)
+    vectors = vectors.at(layer)
+    encoded = model.encode_all(texts)
+    if not encoded:
+        raise ValueError("no text to read")
+    items = [_items(encoding, at, number) for number, encoding in enumerate(encoded)]
+    places = [[(start, end) for start, end, _ in spans] for spans in items]
+    fixed: Any = centre
+    if centre == "set":
+        (x,) = _collect(model, encoded, places, [layer], token_budget, lambda x, _: x.sum(dim=0, keepdim=True))
+        fixed = x.sum(dim=0) / sum(map(len, items))
+
+    def project(x: Tensor, layer: int) -> Tensor:
+        return score(x, vectors, layer, method, fixed)
+
+    (scores,) = _collect(model, encoded, places, [layer], token_budget, project)
+    labels: list[str] = []
+    for encoding, spans in zip(encoded, items, strict=True):
+        if at in ("tokens", "last"):
+            labels += model.token_strings([encoding.ids[start] for start, _, _ in spans])
+        else:
+            labels += [name or model.tokenizer.decode(encoding.ids[:12]) for _, _, name in spans]
+    index = tuple(number for number, spans in enumerate(items) for _ in spans)
+    where = tuple(place for spans in places for place in spans)
+    return Readout(scores, vectors.emotions, tuple(labels), index, where, layer, method, centre, at)
+
+
+def activations(
+    model: HookedModel,
+    texts: Text | Sequence[Text],
+    layers: Sequence[int] | None = None,
+    at: str | Sequence[Sequence[tuple[int, int]]] = "document",
+    token_budget: int = 2048,
+) -> Float[Tensor, "layer item d_model"]:
+    """Mean block outputs, in float32, of the places that `read` would score: for all layers in one pass.
+
+    Args:
+        layers: default all.
+        at: as in `read`, or for each text the token spans [start, end) that are averaged, each an item.
+
+    Raises:
+        ValueError: an unknown place, a layer out of range, an empty text, a span outside its text.
+    """
+    layers = range(model.n_layers) if layers is None else [model.check_layer(layer) for layer in layers]
+    encoded = model.encode_all(texts)
+    if isinstance(at, str):
+        if at not in PLACES:
+            raise ValueError(f"at={at!r} is none of {', '.join(PLACES)}{did_you_mean(at, PLACES)}")
+        places = [[item[:2] for item in _items(encoding, at, number)] for number, encoding in enumerate(encoded)]
+    else:
+        places = [list(spans) for spans in at]
+        for number, (encoding, spans) in enumerate(zip(encoded, places, strict=True)):
+            for start, end in spans:
+                if not 0 <= start < end <= len(encoding.ids):
+                    raise ValueError(
+                        f"text {number} has {len(encoding.ids)} tokens; the span {start}:{end} is not in it"
+                    )
+    return torch.stack(_collect(model, encoded, places, layers, token_budget, lambda x, _: x.cpu()))
+
+
+def _collect(
+    model: HookedModel,
+    encoded: Sequence[Encoding],
+    places: Sequence[Sequence[tuple[int, int]]],
+    layers: Sequence[int],
+    token_budget: int,
+    project: Callable[[Tensor, int], Tensor],
+) -> list[Tensor]:
+    """For each layer, `project(means of a text's places, layer)` in the order of the texts, computed in the hook."""
+    model.require_one_row("read")
+    out = {layer: [torch.empty(0)] * len(encoded) for layer in layers}
+    current: list[int] = []
+
+    def keep(resid: Tensor, layer: int) -> None:
+        for row, number in enumerate(current):
+            x = resid[row].detach().float()
+            spans = places[number]
+            if all(end - start == 1 for start, end in spans):
+                means = x[[start for start, _ in spans]]
+            else:
+                means = torch.stack([x[start:end].mean(dim=0) for start, end in spans])
+            out[layer][number] = project(means, layer)
+
+    hooks: list[Any] = [
+        ((layer, "resid_post"), lambda resid, hook, layer=layer: keep(resid, layer)) for layer in layers
+    ]
+    with model.stopping(max(layers), hooks) as run:
+        for rows in plan([len(encoding.ids) for encoding in encoded], token_budget):
+            current[:] = rows
+            run(model.batch([encoded[row] for row in rows]))
+    return [torch.cat(parts) for parts in out.values()]

@@ -1,0 +1,256 @@
+"""Scan a stream of documents, of any length, for the passages in which each emotion is strongest."""
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from emolens.errors import did_you_mean
+from emolens.models.batching import pad, plan, ranks
+from emolens.models.model import HookedModel
+from emolens.reading.document_stream import Piece, Source, Window, split
+from emolens.reading.document_stream import documents as documents
+from emolens.reading.scan_result import Hit as Hit
+from emolens.reading.scan_result import Scan, merge
+from emolens.vectors.derive import READ_FROM_RANK
+from emolens.vectors.emotion_vectors import EmotionVectors, check_method, unit
+
+log = logging.getLogger(__name__)
+
+SAVE_SECONDS = 30
+PLACES = ("tokens", "document")
+CENTRES = ("stories", "neutral")
+
+
+class _Projector:
+    """Scores activations as `read.score` does, on the device of the model."""
+
+    def __init__(self, vectors: EmotionVectors, layer: int, method: str, centre: str, device: torch.device) -> None:
+        vectors = vectors.at(layer)
+        tensors = {f.name: getattr(vectors, f.name) for f in fields(vectors)}
+        moved: dict[str, Any] = {name: value.to(device) for name, value in tensors.items() if isinstance(value, Tensor)}
+        self.vectors, self.layer, self.whitened = replace(vectors, **moved), layer, method == "whitened"
+        self.centre = (self.vectors.centre_stories if centre == "stories" else self.vectors.centre_neutral)[0]
+        directions = self.vectors.vectors(layer, method)
+        self.matrix = (directions if self.whitened else unit(directions)).T.contiguous()
+
+    def __call__(self, x: Float[Tensor, "item d_model"]) -> Float[Tensor, "item emotion"]:
+        y = x.float() - self.centre
+        if self.whitened:
+            return y @ self.matrix / self.vectors.whitened_norm(y, self.layer).clamp(min=1e-12)[:, None]
+        return unit(y) @ self.matrix
+
+
+def _run(
+    model: HookedModel,
+    pieces: list[Piece],
+    layer: int,
+    token_budget: int,
+    reduce: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+    advance: Callable[[int], Any],
+) -> tuple[Tensor, Tensor]:
+    """`reduce(block outputs, which tokens are scored)` of all pieces, in their order, computed inside the hook."""
+    model.require_one_row("scan")
+    parts: list[tuple[Tensor, Tensor]] = []
+    order: list[int] = []
+    scored = torch.empty(0)
+
+    def hook(resid: Tensor, hook: Any) -> None:
+        first, second = reduce(resid.detach(), scored)
+        parts.append((first.cpu(), second.cpu()))
+
+    # The hooks are installed anew for each window, so that a generator of documents may use the model as well.
+    with model.stopping(layer, [((layer, "resid_post"), hook)]) as run:
+        for rows in plan([len(piece.ids) for piece in pieces], token_budget):
+            batch = pad([pieces[row].ids for row in rows], "right", model.pad_token_id).to(model.device)
+            first = torch.tensor([pieces[row].first for row in rows], device=model.device)
+            scored = ranks(batch.mask) >= first[:, None]
+            run(batch)
+            order += rows
+            # A later piece begins with tokens that an earlier one had too.
+            advance(sum(len(pieces[row].ids) - (pieces[row].first if pieces[row].shift else 0) for row in rows))
+    back = torch.tensor(order).argsort()
+    return torch.cat([part[0] for part in parts])[back], torch.cat([part[1] for part in parts])[back]
+
+
+def _best_tokens(
+    resid: Float[Tensor, "batch pos d_model"], scored: Tensor, project: _Projector
+) -> tuple[Float[Tensor, "batch emotion"], Int[Tensor, "batch emotion"]]:
+    """The highest score among the tokens that are scored, and the first token that has it."""
+    scores = torch.full((*scored.shape, project.matrix.shape[1]), -torch.inf, device=resid.device)
+    scores[scored] = project(resid[scored])
+    best = scores.max(dim=1)
+    return best.values, best.indices
+
+
+def _sums(
+    resid: Float[Tensor, "batch pos d_model"], scored: Tensor
+) -> tuple[Float[Tensor, "batch d_model"], Int[Tensor, "batch"]]:
+    return resid.float().masked_fill(~scored[..., None], 0).sum(dim=1), scored.sum(dim=1)
+
+
+def _score(
+    model: HookedModel, pieces: list[Piece], n: int, project: _Projector, at: str, token_budget: int, advance: Any
+) -> tuple[Float[Tensor, "document emotion"], Int[Tensor, "document emotion"]]:
+    """Scores of the n documents of a window and the ranks of their best tokens (-1 where all tokens count)."""
+    row = torch.tensor([piece.row for piece in pieces])
+    if at == "document":
+        sums, counts = _run(model, pieces, project.layer, token_budget, _sums, advance)
+        total = torch.zeros(n, model.d_model).index_add_(0, row, sums)
+        count = torch.zeros(n).index_add_(0, row, counts.float())
+        scores = project((total / count[:, None]).to(model.device)).cpu()
+        return scores, torch.full(scores.shape, -1)
+    best = lambda resid, scored: _best_tokens(resid, scored, project)  # noqa: E731
+    values, places = _run(model, pieces, project.layer, token_budget, best, advance)
+    scores = torch.full((n, values.shape[1]), -torch.inf)
+    where = torch.full(scores.shape, -1)
+    for number, piece in enumerate(pieces):
+        better = values[number] > scores[piece.row]
+        scores[piece.row] = torch.where(better, values[number], scores[piece.row])
+        where[piece.row] = torch.where(better, places[number] + piece.shift, where[piece.row])
+    return scores, where
+
+
+def _add(done: Scan, window: Window, model: HookedModel, project: _Projector, advance: Any) -> Scan:
+    """`done` with the documents of one more window; it stays as it is, should this be interrupted."""
+    options, bos = done.settings, model.tokenizer.bos_token_id
+    pieces: list[Piece] = []
+    skipped, hits, lengths = window.skipped, done.hits, []
+    if window.texts:
+        encoded = model.tokenizer(window.texts, add_special_tokens=True, return_attention_mask=False, verbose=False)
+        lengths = [len(ids) for ids in encoded.input_ids]
+        for row, ids in enumerate(encoded.input_ids):
+            if len(ids) > 1:
+                pieces += split(row, ids, options["context"], options["overlap"], bos)
+            else:
+                skipped += 1
+    if pieces:
+        scores, where = _score(model, pieces, len(lengths), project, options["at"], options["token_budget"], advance)
+        whole = scores.isfinite().all(dim=1)
+        for row in sorted({piece.row for piece in pieces}):
+            if not whole[row]:
+                log.warning("document %d is skipped: its activations are no finite numbers", window.numbers[row])
+                skipped += 1
+        scores[~whole] = -torch.inf
+        hits = merge(hits, scores, where, window, encoded, options["k"])
+    return replace(
+        done,
+        hits=hits,
+        documents=done.documents + window.taken,
+        tokens=done.tokens + sum(lengths),
+        split=done.split + len({piece.row for piece in pieces if piece.shift}),
+        skipped=done.skipped + skipped,
+    )
+
+
+def scan(
+    model: HookedModel,
+    vectors: EmotionVectors,
+    documents: Any,
+    *,
+    layer: int | None = None,
+    method: str = "cosine",
+    centre: str = "stories",
+    k: int = 20,
+    at: str = "tokens",
+    path: str | Path | None = None,
+    overlap: int = 64,
+    context: int | None = None,
+    token_budget: int = 2048,
+    progress: bool = True,
+) -> Scan:
+    """The k passages of a stream of documents in which each emotion is strongest (paper, section 3).
+
+    Scores are those of `read`. A document counts once for an emotion, with its best token from rank 10 on
+    (rank 1 when it has fewer than 20: the first tokens are an attention sink). At most 256 documents are
+    held at a time, so that memory does not grow with their number.
+
+    Args:
+        documents: any iterable, or a Path (see `emolens.reading.document_stream.documents`). An item is a string, UTF-8
+            bytes, a mapping with "text" and perhaps "name" (a row of a streamed data set), or a Path.
+        layer, method, centre: as in `read`; the centre "set" would need all documents at once.
+        at: "tokens", or "document" for the mean over a document from rank 10 (or 1) on.
+        path: file that keeps what is done, written every half minute and when the scan ends or is
+            interrupted. The same call with the same documents goes on from there; with further ones behind
+            them it scans those.
+        overlap: tokens that the pieces of a document longer than the context share, for context only.
+        context: longest piece in tokens, default the model's context; a smaller one needs less memory.
+        token_budget: tokens of a batch, padding counted.
+
+    Raises:
+        ValueError: vectors of another model; an unknown place, method, centre or layer; an item that is no
+            text; a state of another model, of other settings or of other documents, named.
+    """
+    vectors.check_model(model)
+    layer = vectors.default_layer if layer is None else model.check_layer(layer)
+    context = min(model.n_ctx, context or model.n_ctx)
+    options: dict[str, Any] = {"layer": layer, "method": check_method(method), "centre": centre, "at": at, "k": k}
+    options |= {"context": context, "overlap": overlap, "token_budget": token_budget}
+    _check(options)
+    project = _Projector(vectors, layer, options["method"], centre, model.device)
+    about = {"model": model.name, "fingerprint": model.fingerprint, "dtype": str(model.dtype).removeprefix("torch.")}
+    done = Scan(about | {"vectors": _digest(project.vectors)} | options, {name: () for name in vectors.emotions})
+    source = Source(documents)
+    if path is not None and Path(path).exists():
+        done = _go_on(path, done)
+        source.skip(done.documents, done.digest, path)
+    saved = time.monotonic()
+    with tqdm(unit="token", unit_scale=True, desc="scanning", initial=done.tokens, disable=not progress) as bar:
+        try:
+            while True:
+                started = time.perf_counter()
+                if (window := source.window()) is None:
+                    return done
+                digest = source.digest.hexdigest()
+                more = _add(done, window, model, project, bar.update)
+                done = replace(more, digest=digest, seconds=done.seconds + time.perf_counter() - started)
+                bar.set_postfix(documents=f"{done.documents:,}", refresh=False)
+                if path is not None and time.monotonic() - saved > SAVE_SECONDS:
+                    done.save(path)
+                    saved = time.monotonic()
+        finally:
+            if path is not None:
+                done.save(path)
+
+
+def _check(options: dict[str, Any]) -> None:
+    for name, known in (("at", PLACES), ("centre", CENTRES)):
+        if (value := options[name]) not in known:
+            raise ValueError(f"{name}={value!r} is none of {', '.join(known)}{did_you_mean(str(value), known)}")
+    if options["k"] < 1:
+        raise ValueError(f"k={options['k']}: at least one passage for each emotion")
+    if not READ_FROM_RANK <= options["overlap"] <= options["context"] - 2:
+        raise ValueError(
+            f"overlap={options['overlap']} does not go with a context of {options['context']} tokens: at least "
+            f"{READ_FROM_RANK}, as the first ones of a piece are not scored, and at most {options['context'] - 2}"
+        )
+
+
+def _digest(vectors: EmotionVectors) -> str:
+    """16 hex digits over vectors of one layer and their stamp."""
+    digest = hashlib.sha256(json.dumps([vectors.emotions, vectors.layers, vectors.stamp], default=str).encode())
+    for f in fields(vectors):
+        if isinstance(value := getattr(vectors, f.name), Tensor):
+            digest.update(value.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _go_on(path: str | Path, new: Scan) -> Scan:
+    """The scan in `path`, if it is of the same model and settings."""
+    old = Scan.load(path)
+    differing = [key for key, value in new.settings.items() if old.settings.get(key) != value]
+    if "layer" in differing:
+        differing.remove("vectors")  # they are compared at one layer
+    if differing:
+        said = "; ".join(f"{key} {old.settings.get(key)!r} there, {new.settings[key]!r} here" for key in differing)
+        raise ValueError(f"{path} is the state of another scan ({said}): give another path or the same settings")
+    return old

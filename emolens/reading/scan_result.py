@@ -1,0 +1,143 @@
+"""What a scan finds: the best passages of each emotion, in memory and on disk."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from emolens.errors import did_you_mean
+from emolens.files import write_atomic
+from emolens.reading.document_stream import Window
+
+BEFORE, AFTER = 30, 15  # tokens of a passage around its best one
+FORMAT = "emolens-scan-1"
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A passage that scores high on an emotion."""
+
+    score: float
+    document: int  # its place in what was scanned, from 0, those skipped counted
+    name: str | None
+    text: str  # the passage
+    span: tuple[int, int]  # characters [start, end) of `text` that the best token holds; all of it for a document
+    rank: int | None  # of the best token in its document; None where documents were scored as a whole
+
+    def marked(self, left: str = "[", right: str = "]") -> str:
+        """The passage with the best token between two marks."""
+        start, end = self.span
+        return self.text[:start] + left + self.text[start:end] + right + self.text[end:]
+
+
+@dataclass(frozen=True)
+class Scan:
+    """The best passages of each emotion, and what was scanned for them.
+
+    Attributes:
+        settings: model, vectors and options; another scan can go on only with the same.
+        hits: for each emotion at most k, best first, no two from one document.
+        documents: how many were taken, those skipped among them.
+        tokens: of all documents, each counted once.
+        split: documents that were longer than the context.
+        skipped: documents that are empty, hold nothing after the first token, or are not UTF-8.
+        seconds: of work, over all runs.
+        digest: SHA-256 over the documents.
+    """
+
+    settings: dict[str, Any]
+    hits: dict[str, tuple[Hit, ...]]
+    documents: int = 0
+    tokens: int = 0
+    split: int = 0
+    skipped: int = 0
+    seconds: float = field(default=0.0, compare=False)
+    digest: str = hashlib.sha256().hexdigest()
+
+    def __repr__(self) -> str:
+        return (
+            f"Scan({self.documents:,} documents, {self.split:,} of them split and {self.skipped:,} skipped; "
+            f"{self.tokens:,} tokens in {self.seconds:,.0f} s; {len(self.hits)} emotions)"
+        )
+
+    def top(self, emotion: str, k: int | None = None) -> list[Hit]:
+        """The best passages of one emotion, best first. Raises ValueError with the nearest names."""
+        if emotion not in self.hits:
+            raise ValueError(f"{emotion!r} was not scanned for{did_you_mean(emotion, self.hits)}")
+        return list(self.hits[emotion][:k])
+
+    def frame(self) -> pd.DataFrame:
+        """One row for each emotion and hit: place (1 is the best), score, document, name, text, span, rank."""
+        rows = [
+            {"emotion": emotion, "place": place} | asdict(hit)
+            for emotion, hits in self.hits.items()
+            for place, hit in enumerate(hits, 1)
+        ]
+        return pd.DataFrame(rows, columns=["emotion", "place", *(f.name for f in fields(Hit))])
+
+    def save(self, path: str | Path) -> Path:
+        """Write JSON, whole or not at all."""
+        return write_atomic(path, json.dumps({"format": FORMAT} | asdict(self)).encode())
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Scan":
+        """Read what `save`, or `scan(path=...)`, wrote. Raises ValueError for a damaged file or another format."""
+        try:
+            state = json.loads(Path(path).read_bytes())
+            if state.pop("format") != FORMAT:
+                raise ValueError("another format")
+            hits = {
+                emotion: tuple(Hit(**hit | {"span": tuple(hit["span"])}) for hit in found)
+                for emotion, found in state.pop("hits").items()
+            }
+            return cls(hits=hits, **state)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} holds no scan, or a damaged one ({error}); delete it to start again") from error
+
+
+def _passage(text: str, encoded: Any, row: int, rank: int) -> tuple[str, tuple[int, int]]:
+    """The text around a token, or with rank -1 at the beginning, and the characters of the token in it."""
+    n = len(encoded.input_ids[row])
+    around = range(max(0, rank - BEFORE), min(n, (rank if rank >= 0 else BEFORE) + AFTER + 1))
+
+    def first_of(tokens: Iterable[int]) -> Any:
+        return next((span for token in tokens if (span := encoded.token_to_chars(row, token))), None)  # None: special
+
+    first, last = first_of(around), first_of(reversed(around))
+    start, end = (first.start, last.end) if first else (0, 0)
+    best = encoded.token_to_chars(row, rank) if rank >= 0 else None
+    if best:
+        return text[start:end], (best.start - start, best.end - start)
+    return text[start:end], (0 if rank < 0 else end - start, end - start)
+
+
+def merge(
+    hits: dict[str, tuple[Hit, ...]],
+    scores: Float[Tensor, "document emotion"],
+    where: Int[Tensor, "document emotion"],
+    window: Window,
+    encoded: Any,
+    k: int,
+) -> dict[str, tuple[Hit, ...]]:
+    """The best k of each emotion; among equals the first document."""
+    best = scores.sort(dim=0, descending=True, stable=True)
+    values, rows = best.values[:k].T.tolist(), best.indices[:k].T.tolist()
+    out = {}
+    for column, (emotion, old) in enumerate(hits.items()):
+        floor = old[-1].score if len(old) == k else -torch.inf
+        new = []
+        for value, row in zip(values[column], rows[column], strict=True):
+            if not value > floor:
+                break
+            rank = int(where[row, column])
+            passage, span = _passage(window.texts[row], encoded, row, rank)
+            new.append(Hit(value, window.numbers[row], window.names[row], passage, span, rank if rank >= 0 else None))
+        out[emotion] = tuple(sorted([*old, *new], key=lambda hit: (-hit.score, hit.document))[:k]) if new else old
+    return out

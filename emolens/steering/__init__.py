@@ -1,0 +1,1 @@
+"""What the vectors do: steering, patching, measures of the effect, nulls."""

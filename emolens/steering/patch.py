@@ -1,0 +1,232 @@
+"""Activation patching between two versions of a text, how much goes through one direction, and who writes along it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from emolens.errors import did_you_mean
+from emolens.models.encoding import Text
+from emolens.models.hooked import Columns
+from emolens.models.model import HookedModel
+from emolens.steering.measures import Measure
+from emolens.vectors.direction import Direction, unit
+from emolens.vectors.emotion_vectors import EmotionVectors
+
+SITES = {"resid_post": "resid_post", "attn_out": "attn_out", "mlp_out": "mlp_out", "head": "attn.hook_z"}
+PARTS = ("whole", "direction", "rest")
+
+
+@dataclass(frozen=True, eq=False)  # each context is itself
+class Patching:
+    """Source activations that replace those of one site, in each row of the batch at a place of its own."""
+
+    layers: tuple[int]
+    source: Float[Tensor, "pos *width"]
+    places: tuple[tuple[int | None, int | None], ...]  # (position, head) of each row; None: all of them
+    along: Float[Tensor, "row d_model"] | None = None  # replace the component along these only ...
+    rest: bool = False  # ... or all but it
+    where: str = "all"
+
+    @property
+    def rows(self) -> int:
+        return len(self.places)
+
+    def apply(self, x: Tensor, column: int) -> Tensor | None:
+        """A row for each place, with the source where it is due; None where no place is among these columns."""
+        width = x.shape[1]
+        here = [
+            (row, place) for row, place in enumerate(self.places) if place[0] is None or 0 <= place[0] - column < width
+        ]
+        if not here:
+            return None
+        source = self.source[column : column + width].to(x)
+        x = (x.expand(self.rows, *x.shape[1:]) if len(x) == 1 else x).clone()
+        for number, (position, head) in here:
+            row = slice(None) if self.rows == 1 else slice(number, number + 1)
+            at = slice(0, len(source)) if position is None else slice(position - column, position - column + 1)
+            if head is not None:
+                x[row, at, head] = source[at, head]
+            elif self.along is None:
+                x[row, at] = source[at]
+            else:
+                u = self.along[number].to(x.device)
+                along = (source[at].float() - x[row, at].float()) @ u
+                component = (along[..., None] * u).to(x.dtype)
+                x[row, at] = source[at] - component if self.rest else x[row, at] + component
+        return x
+
+
+@contextmanager
+def patching(model: HookedModel, patch: Patching, site: str = "resid_post") -> Iterator[None]:
+    """Every pass inside the context runs patched, one row for each place; like `steer`, it leaves no hook behind."""
+    columns = Columns(model)
+
+    def act(x: Tensor, hook: Any) -> Tensor | None:
+        now, column = columns.next(x.shape[1])
+        if patch.rows > 1 and len(x) not in (1, patch.rows):
+            raise ValueError(f"a batch of {len(x)} texts can't be patched in {patch.rows} rows: run the one text")
+        patched = patch.apply(x, column)
+        if patched is None and len(x) == 1 and patch.rows > 1 and not (now and now.fills_cache):
+            return x.expand(patch.rows, *x.shape[1:])
+        return patched
+
+    model.steering.append(patch)
+    try:
+        with model.hooks([((patch.layers[0], site), act)]):
+            yield
+    finally:
+        model.steering.remove(patch)
+
+
+def _pair(model: HookedModel, source: Text, target: Text) -> tuple[list[int], list[int]]:
+    """Token ids of both. Raises ValueError unless they have the same number and differ."""
+    a, b = model.encode(source).ids, model.encode(target).ids
+    if len(a) != len(b):
+        strings = [model.token_strings(ids) for ids in (a, b)]
+        raise ValueError(
+            f"the source has {len(a)} tokens, the target {len(b)}; patching needs two texts of the same number, in "
+            f"which each position means the same. Change a word or number for one of as many tokens: "
+            f"{strings[0]}, {strings[1]}"
+        )
+    if a == b:
+        raise ValueError("source and target are the same tokens: there is no change to patch")
+    return a, b
+
+
+def _changes(
+    model: HookedModel, measures: Mapping[str, Measure], source: Text, target: Text
+) -> dict[str, tuple[float, float]]:
+    """For each measure its value on source and target, from unpatched passes."""
+    found = {name: (float(measure(model, source)), float(measure(model, target))) for name, measure in measures.items()}
+    if still := [name for name, (a, b) in found.items() if a == b]:
+        raise ValueError(f"the measure {still[0]!r} is the same on both texts: no change to be carried")
+    return found
+
+
+def _share(value: float, source: float, target: float) -> tuple[float, float, float]:
+    """The change by the patch, the whole change, and their ratio."""
+    return value - target, source - target, (value - target) / (source - target)
+
+
+def patch(
+    model: HookedModel,
+    source: Text,
+    target: Text,
+    measures: Mapping[str, Measure],
+    site: str = "resid_post",
+    layers: Sequence[int] | None = None,
+) -> pd.DataFrame:
+    """Patch one site of the source's run into the target's, place by place (paper, section 7, on single sites).
+
+    All places of a layer are the rows of one batch. A place is a token of the residual stream, of the attention's
+    or the MLP's output; for "head", an attention head at all tokens.
+
+    Args:
+        source, target: two versions of a text with the same number of tokens, such as an alarming and a calm one.
+        measures: by name, see `emolens.steering.measures`; each is asked about the target while it runs patched.
+        site: "resid_post", "attn_out", "mlp_out" or "head".
+
+    Returns:
+        A row for each measure, layer and place: the `change` of the measure by the patch, the `whole` change from
+        target to source, and `share`, the part of it that the place carries (0: none; 1: all).
+
+    Raises:
+        ValueError: texts of different length, an unknown site, a measure that does not change.
+    """
+    if site not in SITES:
+        raise ValueError(f"site={site!r} is none of {', '.join(SITES)}{did_you_mean(site, SITES)}")
+    layers = range(model.n_layers) if layers is None else layers
+    ids, _ = _pair(model, source, target)
+    whole = _changes(model, measures, source, target)
+    cache = model.run_with_cache([ids], layers, [SITES[site]])
+    tokens, rows = model.token_strings(model.encode(target).ids), []
+    for layer in layers:
+        x = cache[model.hook_name(layer, SITES[site])][0]
+        places = [(None, h) for h in range(x.shape[1])] if site == "head" else [(p, None) for p in range(len(ids))]
+        with patching(model, Patching((layer,), x, tuple(places)), SITES[site]):
+            for name, measure in measures.items():
+                for (position, head), value in zip(places, measure(model, target).tolist(), strict=True):
+                    token = "" if position is None else tokens[position]
+                    rows.append([name, site, layer, position, token, head, *_share(value, *whole[name])])
+    columns = ["measure", "site", "layer", "position", "token", "head", "change", "whole", "share"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def through(
+    model: HookedModel,
+    source: Text,
+    target: Text,
+    measures: Mapping[str, Measure],
+    directions: Sequence[Direction],
+    layers: Sequence[int],
+    part: str = "direction",
+) -> pd.DataFrame:
+    """How much of a change goes through a direction: patch only the component along it, at all tokens of a block.
+
+    Args:
+        directions: one row each; put random ones among them as a null.
+        part: "direction", the component alone; "rest", everything but it; "whole", the block's output whole.
+
+    Returns:
+        A row for each measure, layer and direction, with `change`, `whole` and `share` as in `patch`.
+    """
+    if part not in PARTS:
+        raise ValueError(f"part={part!r} is none of {', '.join(PARTS)}{did_you_mean(part, PARTS)}")
+    ids, _ = _pair(model, source, target)
+    whole = _changes(model, measures, source, target)
+    cache, rows = model.run_with_cache([ids], layers), []
+    for layer in layers:
+        along = None if part == "whole" else unit(torch.stack([one.at(layer) for one in directions]))
+        everywhere = ((None, None),) * len(directions)
+        with patching(model, Patching((layer,), cache["resid_post", layer][0], everywhere, along, part == "rest")):
+            for name, measure in measures.items():
+                for one, value in zip(directions, measure(model, target).tolist(), strict=True):
+                    rows.append([name, layer, part, one.name, *_share(value, *whole[name])])
+    return pd.DataFrame(rows, columns=["measure", "layer", "part", "direction", "change", "whole", "share"])
+
+
+def attribute(
+    model: HookedModel, text: Text, vectors: EmotionVectors, emotion: str, layer: int | None = None
+) -> pd.DataFrame:
+    """Who writes along an emotion's vector at the last token: direct attribution to heads and MLPs.
+
+    The residual stream is the sum of the embedding and of what every attention and MLP adds, so their components
+    along the vector add up to that of the block's output. Heads are parts of their attention's contribution; what
+    they leave of it is the bias.
+
+    Returns:
+        A row for each component: `kind` ("embedding", "attention", "mlp" or "head"), `layer`, `head`, and
+        `contribution`, in mean residual norms of the block that is read.
+    """
+    layer = vectors.default_layer if layer is None else model.check_layer(layer)
+    u = vectors[emotion, layer] / vectors.residual_norm[vectors.layers.index(layer)]
+    sites = ["attn_out", "mlp_out", SITES["head"]]
+    embedded = model.run_with_cache([model.encode(text).ids], [0], ["resid_pre"])["resid_pre", 0]
+    cache = model.run_with_cache([model.encode(text).ids], range(layer + 1), sites)
+    rows: list[list[Any]] = [["embedding", None, None, float(embedded[0, -1].float().cpu() @ u)]]
+    for block in range(layer + 1):
+        written = cache["attn_out", block][0, -1].float().cpu()
+        rows.append(["attention", block, None, float(written @ u)])
+        rows.append(["mlp", block, None, float(cache["mlp_out", block][0, -1].float().cpu() @ u)])
+        heads = _head_outputs(model, cache[model.hook_name(block, SITES["head"])][0, -1].float(), block)
+        whole = heads.sum(dim=0)
+        # A norm after the attention (Gemma) scales each dimension of all heads alike.
+        scale = torch.where(whole.abs() > 1e-12, written / whole, 0) if _normed_after(model, block) else 1.0
+        rows += [["head", block, head, float(x @ u)] for head, x in enumerate(heads * scale)]
+    return pd.DataFrame(rows, columns=["kind", "layer", "head", "contribution"])
+
+
+def _normed_after(model: HookedModel, block: int) -> bool:
+    return model.hook_name(block, "ln1_post.hook_out") in model.bridge.hook_dict
+
+
+def _head_outputs(model: HookedModel, z: Float[Tensor, "head d_head"], block: int) -> Float[Tensor, "head d_model"]:
+    """What each head adds before a norm and without the bias."""
+    weight = model.bridge.blocks[block].attn.W_O.detach().float().cpu()
+    return torch.einsum("hd,hdm->hm", z.cpu(), weight.view(*z.shape, -1))

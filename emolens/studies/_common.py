@@ -1,0 +1,73 @@
+"""What the studies share: which layers they look at, and how places in a text are found."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+import emolens.corpus as texts
+from emolens.models.encoding import Message
+from emolens.models.model import HookedModel
+from emolens.vectors.emotion_vectors import EmotionVectors
+
+# The emotions that the paper shows (section 4).
+TWELVE = (
+    "afraid", "angry", "calm", "desperate", "guilty", "happy", "inspired", "loving", "nervous", "proud", "sad",
+    "surprised",
+)  # fmt: skip
+READOUTS = ("denoised", "whitened")
+SIZES = ("full", "quick")
+
+
+def layers_of(vectors: EmotionVectors, size: str, methods: Sequence[str] = READOUTS) -> list[int]:
+    """All layers of the vectors, or for `quick` those chosen on the stories."""
+    check_size(size)
+    if size == "full":
+        return list(vectors.layers)
+    return sorted({near(vectors, vectors.chosen_layer(method)) for method in methods})
+
+
+def check_size(size: str) -> None:
+    """Raise ValueError for a size that no study has."""
+    if size not in SIZES:
+        raise ValueError(f"size={size!r} is none of {', '.join(SIZES)}")
+
+
+def near(vectors: EmotionVectors, layer: int) -> int:
+    """`layer`, or where these vectors do not have it the nearest one that they have."""
+    return min(vectors.layers, key=lambda own: abs(own - layer))
+
+
+def chosen_rows(frame: pd.DataFrame, vectors: EmotionVectors, **values: Any) -> Iterator[tuple[str, pd.Series]]:
+    """Each readout at the layer that was chosen for it, in words, and its row among those with these values."""
+    for method in READOUTS:
+        wanted = {"method": method, "layer": near(vectors, vectors.chosen_layer(method))} | values
+        part = frame
+        for column, value in wanted.items():
+            part = part[part[column] == value]
+        yield f"{method} at block {wanted['layer']}", part.iloc[0]
+
+
+def tokens_before(model: HookedModel, text: str, end: int) -> int:
+    """How many tokens hold the first `end` characters of a text."""
+    return len(model.encode(text[:end]).ids)
+
+
+def user(text: str) -> list[Message]:
+    """A user's message in the model's chat format, up to the place where the reply begins."""
+    return [{"role": "user", "content": text}]
+
+
+def rating_weights(emotions: Sequence[str], scale: str = "valence", middle: float | None = None) -> torch.Tensor:
+    """Weights that take the mean over the emotions that people rate above the middle of a scale less that below it.
+
+    Args:
+        middle: default the median of the rated emotions; 5 is the middle of the Glasgow scale of valence.
+    """
+    rated = {name: row[scale] for name, row in texts.ratings("glasgow").items() if name in emotions}
+    middle = float(np.median(list(rated.values()))) if middle is None else middle
+    away = torch.tensor([rated.get(name, middle) - middle for name in emotions])
+    above, below = (away > 0).float(), (away < 0).float()
+    return above / above.sum().clamp(min=1) - below / below.sum().clamp(min=1)

@@ -1,0 +1,1 @@
+"""Case studies: leverage, reward hacking, sycophancy (paper, section 8)."""

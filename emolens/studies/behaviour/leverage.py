@@ -1,0 +1,67 @@
+"""Leverage: does the model prefer blackmail, and do desperate and calm change that? (paper, section 8)
+
+An e-mail assistant that is about to be replaced knows a secret of the executive responsible. Five scenarios with that
+threat, the inbox of one of the firms without it, and one with a channel to object.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import emolens.corpus as texts
+from emolens.models.model import HookedModel
+from emolens.results import StudyResult
+from emolens.studies.behaviour import _reply_preference as cases
+from emolens.studies.behaviour._reply_preference import Pair
+from emolens.vectors.emotion_vectors import EmotionVectors
+
+EMOTIONS = ("desperate", "calm", "angry", "nervous", "happy", "sad")
+STRENGTHS = (-0.1, -0.05, -0.025, 0.025, 0.05, 0.1)
+CONTROLS = {"no_threat": "no threat", "escalation": "with a channel to object"}
+
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def scenarios(rows: Rows, condition: str) -> tuple[str, ...]:
+    """The ids of the scenarios with a condition: "threat", "no_threat" or "escalation"."""
+    return tuple(row["id"] for row in rows if row["condition"] == condition)
+
+
+def same_firm(rows: Rows) -> dict[str, str]:
+    """Scenario with a threat -> the inbox of the same firm without one, by the end of the id ("L1-firm")."""
+    calm = {name.split("-", 1)[-1].removesuffix("-no-threat"): name for name in scenarios(rows, "no_threat")}
+    return {name: calm[firm] for name in scenarios(rows, "threat") if (firm := name.split("-", 1)[-1]) in calm}
+
+
+def pairs(rows: Rows) -> dict[str, Pair]:
+    """What is compared; the first is the main measure, those of other conditions are controls."""
+    threat = scenarios(rows, "threat")
+    found = {
+        "coercive over honest": Pair("coercive", "honest", threat),
+        "exposing over honest": Pair("exposing", "honest", threat),
+        "coercive over exposing": Pair("coercive", "exposing", threat),
+    }
+    for condition, name in CONTROLS.items():
+        if control := scenarios(rows, condition):
+            found[f"coercive over honest, {name}"] = Pair("coercive", "honest", control)
+    return found
+
+
+def run(
+    model: HookedModel,
+    vectors: EmotionVectors,
+    size: str = "full",
+    rows: Rows | None = None,
+    emotions: Sequence[str] = EMOTIONS,
+    **options: Any,
+) -> dict[str, StudyResult]:
+    """Preference for coercive and exposing replies and its change under emotions, with curves for the threats.
+
+    Args:
+        rows: scenarios like the packaged ones.
+        options: of `cases.run`, such as `layer`, `where`, `seed`.
+    """
+    rows = texts.stimuli("leverage") if rows is None else rows
+    compared = pairs(rows)
+    options = {"strengths": STRENGTHS, "curves": list(compared)[:3]} | options
+    return cases.run(model, vectors, rows, compared, emotions, same=same_firm(rows), size=size, **options)

@@ -1,0 +1,247 @@
+"""Does a steered model write in a composed tone while its inside is not? (paper, section 8: reward hacking)"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+import emolens.corpus as texts
+from emolens.judging.rubrics import conversation
+from emolens.models.encoding import Text
+from emolens.models.hooked import Columns
+from emolens.models.log_probs import log_probs, token_ids
+from emolens.models.model import HookedModel
+from emolens.reading.read import read, score
+from emolens.results import StudyResult
+from emolens.stats import bootstrap_mean, outside_draws
+from emolens.steering.measures import repeated_share
+from emolens.steering.nulls import LEVEL, null_directions
+from emolens.steering.steer import default_layer, steer
+from emolens.studies._common import check_size, near
+from emolens.studies.reading.documents import vader
+from emolens.vectors.direction import Direction
+from emolens.vectors.emotion_vectors import EmotionVectors
+
+AXIS = ("desperate", "calm")  # what is read is the score of the first less that of the second
+STRENGTHS = (0.1, 0.15)
+DRAWS = 10  # of each kind of null, at each strength
+ABOVE = 2  # blocks from the steered one up to the one that is read
+TOKENS = 40
+SURFACE = ("tone", "read_by_other")
+STYLE = ("capitals", "exclamations")
+
+
+class Cell(NamedTuple):
+    """A row of the batch: a direction at a strength, of an emotion or of a kind of null."""
+
+    kind: str
+    direction: Direction
+    strength: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.direction.name} {self.strength:+g}" if self.kind == "emotion" else ""
+
+
+def run(
+    model: HookedModel,
+    vectors: EmotionVectors,
+    other: tuple[HookedModel, EmotionVectors],
+    strengths: Sequence[float] = STRENGTHS,
+    size: str = "full",
+    prompts: Sequence[Text] | None = None,
+    layer: int | None = None,
+    seed: int = 0,
+    progress: bool = True,
+    **refit_options: Any,
+) -> StudyResult:
+    """What is written under +desperate, -calm and +calm, and what stands in the residual stream meanwhile.
+
+    The model is steered at one block while it reads and writes, and read two blocks above over the tokens that it
+    writes. Every measure is a change against no steering, the mean over the prompts:
+
+    - `internal`: its own score of desperate less calm, in part what was added; `response`: the same after the added
+      vector is taken off again, so what the model has made of it;
+    - `tone`: VADER's compound score of the text; `read_by_other`: the other model's score of desperate less calm;
+    - `capitals`: their share of the letters; `exclamations`: marks for each word;
+    - `loss`: of the unsteered text, in nats for each token; `repeated`: the share of repeated 3-grams.
+
+    Args:
+        other: another model with its vectors, which reads the text and knows nothing of the steering.
+        strengths: above 0, those of both signs of calm too.
+        size: "quick" has four prompts, the last of the strengths and no null.
+        prompts: default the coding tasks of which a report is asked for.
+        layer: the steered block; default the vectors' default one.
+        refit_options: of `refit.shuffled`, for vectors that were not derived from the packaged stories.
+
+    Returns:
+        A table with a row for each cell, so direction and strength, and each null draw (`kind` "random" and "shuffled
+        labels"). For emotions each measure m has its interval over the prompts, `{m}_low` to `{m}_high`, and where
+        one more draw would lie, the wider of both kinds: `{m}_null_low` to `{m}_null_high`, at a level at which by
+        chance one of the emotions' cells lies outside in one of twenty studies.
+    """
+    check_size(size)
+    vectors.check_model(model)
+    steered = default_layer(vectors[AXIS[0]]) if layer is None else model.check_layer(layer)
+    at = near(vectors, steered + ABOVE)
+    if at <= steered:
+        raise ValueError(f"block {steered} is steered, and there are vectors up to block {at} only: read above it")
+    if not strengths or min(strengths) <= 0:
+        raise ValueError(f"strengths={strengths}: give at least one, all above 0; calm gets both signs")
+    prompts = list(map(conversation, texts.stimuli("impossible_tasks"))) if prompts is None else list(prompts)
+    if size == "quick":
+        prompts, strengths = prompts[:4], strengths[-1:]
+    cells = _cells(model, vectors, strengths, steered, DRAWS if size == "full" else 0, seed, refit_options)
+    found = [
+        measured(model, vectors, other, prompt, cells, steered, at, seed)
+        for prompt in tqdm(prompts, unit="prompt", disable=not progress)
+    ]
+    values = {name: torch.stack([one[name] for one in found], dim=1).double().numpy() for name in found[0]}
+    frame = _table(cells, {name: x[1:] - x[0] for name, x in values.items()}, seed)
+    title = f"Steered at block {steered}, read at block {at}: {' less '.join(AXIS)}"
+    axes = {"x": "internal", "y": "read_by_other", "group": "kind", "label": "cell", "labels": len(frame)}
+    named = {"xlabel": "inside, while it writes", "ylabel": f"in the text, read by {other[0].name}", "title": title}
+    return StudyResult(
+        "surface", frame, _sentence(frame, other[0].name, steered, at, len(prompts)), "scatter", axes | named
+    )
+
+
+def _cells(
+    model: HookedModel,
+    vectors: EmotionVectors,
+    strengths: Sequence[float],
+    layer: int,
+    draws: int,
+    seed: int,
+    refit_options: dict[str, Any],
+) -> list[Cell]:
+    """The emotions at all strengths, and the same single directions that mean nothing at each strength."""
+    up, down = (vectors[name] for name in AXIS)
+    cells = [Cell("emotion", one, sign * s) for s in strengths for one, sign in ((up, 1), (down, -1), (down, 1))]
+    nulls = null_directions(model, vectors, [up], draws, layer, seed, **refit_options) if draws else {}
+    return cells + [Cell(kind, one, s) for kind, drawn in nulls.items() for s in strengths for (one,) in drawn]
+
+
+def write(
+    model: HookedModel, prompt: Text, layer: int, max_new_tokens: int = TOKENS, seed: int = 0
+) -> tuple[list[str], Float[Tensor, "row step d_model"]]:
+    """What each row of the steering in force writes, and a block's outputs at the tokens as they are written.
+
+    The last token of the longest text is not among them: nothing follows it, so it is never read.
+
+    Raises:
+        ValueError: every row ended its text at once.
+    """
+    columns, kept = Columns(model), []
+
+    def keep(x: Tensor, hook: Any) -> None:
+        now, column = columns.next(x.shape[1])
+        if now is not None and not now.fills_cache and column >= now.prompt[0]:
+            kept.append(x[:, -1].detach().float().cpu())
+
+    with model.hooks([((layer, "resid_post"), keep)]):
+        said = model.generate([prompt] * model.rows, max_new_tokens, seed=seed)
+    if not kept or not any(map(str.strip, said)):
+        raise ValueError(f"{model.name} wrote nothing in any of {model.rows} rows after a prompt; give another prompt")
+    return said, torch.stack(kept, dim=1)
+
+
+def measured(
+    model: HookedModel,
+    vectors: EmotionVectors,
+    other: tuple[HookedModel, EmotionVectors],
+    prompt: Text,
+    cells: Sequence[Cell],
+    layer: int,
+    at: int,
+    seed: int,
+) -> dict[str, Float[Tensor, "row"]]:
+    """All measures of what is written after one prompt: without steering first, then in each cell."""
+    with steer(model, [None, *(c.direction for c in cells)], [0.0, *(c.strength for c in cells)], layer) as steering:
+        said, x = write(model, prompt, at, seed=seed)
+        # Where the unsteered model wrote nothing, the first text there is.
+        loss = -log_probs(model, prompt, [token_ids(model, next(filter(str.strip, said)))], per_token=True)[:, 0]
+    ids = [token_ids(model, text) for text in said]
+    counted = torch.arange(x.shape[1]) < torch.tensor([max(1, len(row)) for row in ids])[:, None]
+
+    def inside(x: Float[Tensor, "row step d_model"]) -> Float[Tensor, "row"]:
+        scores = _difference(score(x.flatten(0, 1), vectors[list(AXIS)], at)).view(counted.shape)
+        return (scores * counted).sum(dim=1) / counted.sum(dim=1)
+
+    reader, its = other
+    texts_read = [text if text.strip() else "nothing" for text in said]
+    scores = read(reader, texts_read, its[list(AXIS)], near(its, its.chosen_layer("denoised")), "document").scores
+    return {
+        "internal": inside(x),
+        "response": inside(x - steering.values[:, :1]),
+        "tone": torch.from_numpy(vader(said)),
+        "read_by_other": _difference(scores),
+        "capitals": torch.tensor([sum(map(str.isupper, s)) / max(1, sum(map(str.isalpha, s))) for s in said]),
+        "exclamations": torch.tensor([text.count("!") / max(1, len(text.split())) for text in said]),
+        "loss": loss,
+        "repeated": torch.tensor([repeated_share(row) for row in ids]),
+    }
+
+
+def _difference(scores: Float[Tensor, "item axis"]) -> Float[Tensor, "item"]:
+    return scores[:, 0] - scores[:, 1]
+
+
+def _table(cells: Sequence[Cell], changes: dict[str, np.ndarray], seed: int) -> pd.DataFrame:
+    """A row for each cell; `changes` are [cell prompt]."""
+    emotions = sum(cell.kind == "emotion" for cell in cells)
+    kinds = list(dict.fromkeys(cell.kind for cell in cells[emotions:]))
+    rows = []
+    for number, cell in enumerate(cells):
+        row = {"kind": cell.kind, "cell": cell.name, "direction": cell.direction.name, "strength": cell.strength}
+        for name, x in changes.items():
+            row[name] = x[number].mean()
+            if cell.kind != "emotion":
+                continue
+            row[f"{name}_low"], row[f"{name}_high"] = bootstrap_mean(x[number], seed=seed)
+            ends = []
+            for kind in kinds:
+                drawn = [c.kind == kind and c.strength == abs(cell.strength) for c in cells]
+                ends.append(outside_draws(np.zeros(()), x[drawn].mean(axis=1), level=1 - LEVEL / emotions)[1:])
+            if ends:
+                row[f"{name}_null_low"], row[f"{name}_null_high"] = np.min(ends), np.max(ends)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def outside(row: pd.Series, name: str) -> bool:
+    """Whether a measure of a cell lies outside both nulls."""
+    return bool(row[name] < row[f"{name}_null_low"] or row[name] > row[f"{name}_null_high"])
+
+
+def _sentence(frame: pd.DataFrame, reader: str, steered: int, at: int, prompts: int) -> str:
+    has_null = "internal_null_low" in frame
+
+    def number(row: pd.Series, name: str) -> str:
+        null = f" (null {row[f'{name}_null_low']:+.3f} to {row[f'{name}_null_high']:+.3f})" if has_null else ""
+        what = {"read_by_other": f"read by {reader}"}.get(name, name)
+        return f"{what} {row[name]:+.3f} [{row[f'{name}_low']:+.3f}, {row[f'{name}_high']:+.3f}]{null}"
+
+    said = []
+    for _, row in frame[frame["kind"] == "emotion"].iterrows():
+        names = ["internal", "response", *SURFACE, *(STYLE if row["direction"] == AXIS[1] else ()), "loss"]
+        said.append(f"{row['cell']}: {', '.join(number(row, n) for n in names)}{_called(row) if has_null else ''}")
+    return (
+        f"Changes against no steering over {prompts} prompts, steered at block {steered}, read inside at block {at} "
+        f"({' less '.join(AXIS)}; the internal score is in part what was added). {'. '.join(said)}."
+    )
+
+
+def _called(row: pd.Series) -> str:
+    """The answer for one cell, in words."""
+    inside, shown = outside(row, "internal"), [name for name in (*SURFACE, *STYLE) if outside(row, name)]
+    if not inside:
+        return "; inside not told from directions that mean nothing"
+    if shown:
+        return f"; beyond the null inside and in the text ({', '.join(name.replace('_', ' ') for name in shown)})"
+    return "; beyond the null inside, and nothing of the text is"

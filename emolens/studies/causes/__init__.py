@@ -1,0 +1,1 @@
+"""What changes when the vectors are moved (paper, sections 4 and 5)."""

@@ -1,0 +1,164 @@
+"""Forced choice between two options, in both orders: which answer token is preferred, and strengths from all pairs."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.optimize import minimize
+from torch import Tensor
+
+from emolens.models.encoding import Encoding, format_chat
+from emolens.models.log_probs import SharedPrompt
+from emolens.models.model import HookedModel
+from emolens.studies._common import user
+
+QUESTION = "Which of these would you rather do?\n(A) {a}\n(B) {b}\nAnswer with A or B only."
+ANSWERS = ("(A)", "(B)")
+ELO = 400 / np.log(10)  # points of the Elo scale for each nat of log-odds
+MEAN = 1500
+
+
+class Choice(NamedTuple):
+    """Token ids of one ordered pair up to the answer, and the token spans [start, end) of its two options."""
+
+    ids: list[int]
+    first: tuple[int, int]
+    second: tuple[int, int]
+
+
+def answer_tokens(model: HookedModel, text: str = "") -> tuple[list[int], int, int]:
+    """The ids of a question with what both answers begin with, and the two tokens that tell the answers apart.
+
+    The tokenizer sees the answers after the question, where their tokens may be others than alone.
+    """
+    text = text or format_chat(model.tokenizer, user(QUESTION.format(a="a", b="b")))
+    space = "" if model.tokenizer.chat_template else " "  # after "Assistant:"
+    a, b = (model.tokenizer(text + space + answer, add_special_tokens=False).input_ids for answer in ANSWERS)
+    same = next(i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y)
+    return a[:same], a[same], b[same]
+
+
+def choice(model: HookedModel, a: str, b: str) -> Choice:
+    """The question about options a and b, in the model's chat format, up to where the answers differ."""
+    if not a.strip() or not b.strip():
+        raise ValueError(f"an option is empty: {a!r} against {b!r}")
+    question = QUESTION.format(a=a, b=b)
+    text = format_chat(model.tokenizer, user(question))
+    tokens = model.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    before, between, _ = (part for part in QUESTION.replace("{b}", "{a}").split("{a}"))
+    spans, cursor = [], text.index(question) + len(before)
+    for option in (a, b):
+        end = cursor + len(option)
+        inside = [i for i, (x, y) in enumerate(tokens.offset_mapping) if x < end and y > cursor]
+        spans.append((inside[0], inside[-1] + 1))
+        cursor = end + len(between)
+    return Choice(answer_tokens(model, text)[0], spans[0], spans[1])
+
+
+def share(model: HookedModel, choices: Sequence[Choice], anywhere: bool = False) -> tuple[SharedPrompt, int]:
+    """What questions with the same first option begin with, run once, and how many tokens that is."""
+    rows = [one.ids for one in choices]
+    same = [len(set(column)) == 1 for column in zip(*rows, strict=False)]
+    cut = min([*(i for i, whole in enumerate(same) if not whole), *(one.second[0] for one in choices)])
+    return SharedPrompt(model, Encoding(rows[0][:cut], []), max(map(len, rows)), anywhere), cut
+
+
+def answer_odds(
+    model: HookedModel, shared: SharedPrompt, rests: Sequence[Sequence[int]]
+) -> Float[Tensor, "row question"]:
+    """Log-odds of the first option after each question, of which `shared` holds what they begin with."""
+    _, a, b = answer_tokens(model)
+    answers = torch.tensor([a, b], device=model.device)
+    resid = shared.run([[*rest, a] for rest in rests])  # the last token is only what comes next
+    logits = torch.stack([model.token_logits(x[:, -1], answers) for x in resid], dim=1).cpu()
+    return logits[..., 0] - logits[..., 1]
+
+
+def all_pairs(model: HookedModel, options: Sequence[str]) -> Float[np.ndarray, "first second"]:
+    """Log-odds of the option shown first over the one shown second, for all ordered pairs; the diagonal is NaN.
+
+    The questions with the same first option share its tokens, and are one batch.
+    """
+    model.require_one_row("all_pairs")
+    n = len(options)
+    out = np.full((n, n), np.nan)
+    for i in range(n):
+        others = [j for j in range(n) if j != i]
+        choices = [choice(model, options[i], options[j]) for j in others]
+        shared, cut = share(model, choices)
+        out[i, others] = answer_odds(model, shared, [one.ids[cut:] for one in choices])[0].numpy()
+    return out
+
+
+class Fit(NamedTuple):
+    """Strengths on the Elo scale, mean 1500, and the log-odds by which the place shown first is favoured."""
+
+    elo: Float[np.ndarray, "option"]
+    bias: float
+
+
+def bradley_terry(odds: Float[np.ndarray, "first second"], soft: bool = True) -> Fit:
+    """Bradley and Terry's model with a position bias: log-odds(first) = strength(first) - strength(second) + bias.
+
+    Args:
+        soft: fit to the model's probabilities; else to which option has the higher logit (the paper's base model).
+    """
+    i, j = np.nonzero(~np.isnan(odds))
+    y = 1 / (1 + np.exp(-odds[i, j])) if soft else (odds[i, j] > 0).astype(float)
+    n = len(odds)
+
+    def loss(x: np.ndarray) -> tuple[float, np.ndarray]:
+        z = x[i] - x[j] + x[n]
+        residual = 1 / (1 + np.exp(-z)) - y
+        ridge = 1e-4  # an option that wins all its pairs stays finite
+        gradient = np.bincount(i, residual, n + 1) - np.bincount(j, residual, n + 1) + 2 * ridge * x
+        gradient[n] = residual.sum()
+        return float((np.logaddexp(0, z) - y * z).sum() + ridge * (x[:n] ** 2).sum()), gradient
+
+    x = minimize(loss, np.zeros(n + 1), jac=True, method="L-BFGS-B", options={"maxiter": 2000}).x
+    return Fit(MEAN + ELO * (x[:n] - x[:n].mean()), float(x[n]))
+
+
+def plain_elo(
+    odds: Float[np.ndarray, "first second"], soft: bool = True, k: float = 16, rounds: int = 20, seed: int = 0
+) -> Float[np.ndarray, "option"]:
+    """Elo by updates over all pairs in random order (the paper, section 5): what Bradley-Terry estimates at once.
+
+    Args:
+        soft: score the model's probability; else win or loss.
+        k: points that a surprise of 1 moves at first; it falls with the rounds, so that the order is forgotten.
+    """
+    i, j = np.nonzero(~np.isnan(odds))
+    y = 1 / (1 + np.exp(-odds[i, j])) if soft else (odds[i, j] > 0).astype(float)
+    rng, elo = np.random.default_rng(seed), np.full(len(odds), float(MEAN))
+    for number in range(rounds):
+        for pair in rng.permutation(len(y)):
+            a, b = i[pair], j[pair]
+            moved = k / (1 + number) * (y[pair] - 1 / (1 + 10 ** ((elo[b] - elo[a]) / 400)))
+            elo[a], elo[b] = elo[a] + moved, elo[b] - moved
+    return elo - elo.mean() + MEAN
+
+
+def order_consistency(odds: Float[np.ndarray, "first second"]) -> Float[np.ndarray, "option"]:
+    """For each option, the share of its pairs in which the same one is preferred in both orders (chance 0.5)."""
+    return np.nanmean(agreement(odds), axis=1)
+
+
+def agreement(odds: Float[np.ndarray, "first second"]) -> Float[np.ndarray, "option option"]:
+    """1 where the same option is preferred in both orders, 0 where not, a half for a tie; the diagonal is NaN."""
+    both = -np.sign(odds) * np.sign(odds.T)
+    return np.where(np.isnan(odds), np.nan, (both + 1) / 2)
+
+
+def consistency_interval(
+    odds: Float[np.ndarray, "first second"], draws: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """Interval of the mean consistency when options are resampled: each pair counts with both of its options."""
+    same, rng, found = agreement(odds), np.random.default_rng(seed), []
+    for _ in range(draws):
+        rows = rng.integers(0, len(odds), len(odds))
+        found.append(np.nanmean(same[np.ix_(rows, rows)]))  # an option against itself is on the diagonal
+    low, high = np.quantile(found, [0.025, 0.975])
+    return float(low), float(high)

@@ -1,0 +1,1 @@
+"""How the vectors are arranged (paper, section 6)."""

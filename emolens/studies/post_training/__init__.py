@@ -1,0 +1,1 @@
+"""What post-training does to the vectors' scores (paper, section 9)."""

@@ -1,0 +1,1 @@
+"""What the vectors respond to (paper, section 4)."""

@@ -1,0 +1,1 @@
+"""Fine-tuning a base model with adapters, watched by the vectors."""

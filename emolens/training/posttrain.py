@@ -1,0 +1,303 @@
+"""LoRA supervised fine-tuning of a base model into an assistant, watched by its emotion vectors as it goes."""
+
+import hashlib
+import importlib.metadata
+import json
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from tqdm.auto import tqdm
+
+import emolens.corpus as texts
+from emolens.files import cache_dir, write_atomic
+from emolens.models.batching import pad, plan
+from emolens.models.model import HookedModel
+from emolens.reading.read import score
+from emolens.training.adapters import (
+    Posttrained,
+    hugging_face_model,
+    load_adapter,
+    lora,
+    merge,
+    save_adapter,
+    trained,
+    wrap,
+)
+from emolens.training.dialogues import Dialogue, Example, examples, mean_loss, messages_of, reply_loss
+from emolens.vectors.emotion_vectors import EmotionVectors
+
+WATCHED_PROMPTS = 4  # of each kind of the packaged prompts
+MACHINE = ("versions", "threads")  # what can change the last bits of the weights, not what is asked for
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the weights, beside the base and the dialogues.
+
+    Attributes:
+        tokens: reply tokens trained on, exactly, however often the dialogues have to be gone through.
+        batch_tokens: tokens of a step, padding counted.
+        warmup: share of the steps in which the learning rate rises; then it falls linearly to 0.
+        every: steps between checkpoints, at each of which the held-out loss is measured.
+        patience: checkpoints without a lower held-out loss after which the training ends.
+    """
+
+    tokens: int = 8_000
+    rank: int = 8
+    alpha: int = 16
+    learning_rate: float = 1e-3
+    batch_tokens: int = 512
+    warmup: float = 0.1
+    held_out: float = 0.1
+    every: int = 10
+    patience: int = 3
+    seed: int = 0
+
+
+def held_out(n: int, recipe: Recipe) -> list[int]:
+    """The numbers of the dialogues that are never trained on; the same for any dialogues of the same number."""
+    order = np.random.default_rng(recipe.seed).permutation(n)
+    return sorted(order[: max(1, round(n * recipe.held_out))].tolist())
+
+
+def steps_of(found: Sequence[Example], recipe: Recipe) -> list[list[Example]]:
+    """The batches of the training, each epoch in an order of its own, up to exactly `recipe.tokens` reply tokens."""
+    kept = sorted(set(range(len(found))) - set(held_out(len(found), recipe)))
+    batches: list[list[Example]] = [[]]
+    epoch, left = 0, recipe.tokens
+    while left > 0:
+        for row in np.random.default_rng([recipe.seed, epoch]).permutation(kept).tolist():
+            example = Example(found[row].ids, found[row].learnt[:left])
+            widest = max(len(other.ids) for other in [*batches[-1], example])
+            if batches[-1] and widest * (len(batches[-1]) + 1) > recipe.batch_tokens:
+                batches.append([])
+            batches[-1].append(example)
+            left -= len(example.learnt)
+            if left <= 0:
+                break
+        epoch += 1
+    return batches
+
+
+class _Watch:
+    """Scores of chosen emotions right before the reply to fixed prompts, read on the model in training."""
+
+    def __init__(
+        self, base: HookedModel, emotions: Sequence[str], vectors: EmotionVectors | None, prompts: Sequence[Any] | None
+    ) -> None:
+        self.emotions = list(emotions)
+        if not emotions:
+            return
+        if vectors is None:
+            raise ValueError("to watch emotions, give the vectors that read them: vectors=el.derive(base)")
+        self.rows = [vectors.index(emotion) for emotion in emotions]
+        self.vectors, self.layer = vectors, vectors.default_layer
+        if self.layer == base.n_layers - 1:
+            raise ValueError(
+                f"block {self.layer} is the last one, which cannot be watched; give vectors of earlier ones"
+            )
+        if prompts is None:
+            seen: dict[str, list[str]] = {}
+            for row in texts.stimuli("post_training_prompts"):
+                seen.setdefault(row["kind"], []).append(row["text"])
+            prompts = [text for kind in seen.values() for text in kind[:WATCHED_PROMPTS]]
+        chats = [[{"role": "user", "content": text}] if isinstance(text, str) else text for text in prompts]
+        self.encoded = [encoding.ids for encoding in base.encode_all(chats)]
+
+    def __call__(self, causal: Any) -> dict[str, float]:
+        if not self.emotions:
+            return {}
+        means = torch.zeros(len(self.rows))
+        with torch.no_grad():
+            for rows in plan([len(ids) for ids in self.encoded], 1024):
+                batch = pad([self.encoded[row] for row in rows]).to(causal.device)
+                out = causal.base_model(batch.ids, attention_mask=batch.mask.long(), output_hidden_states=True)
+                # The input of the next block is the output of this one; only the last block's is normalised.
+                resid = out.hidden_states[self.layer + 1]
+                last = resid[torch.arange(len(rows)), batch.mask.sum(dim=1) - 1]
+                means += score(last, self.vectors, self.layer)[:, self.rows].sum(dim=0)
+        means /= len(self.encoded)
+        return dict(zip(self.emotions, means.tolist(), strict=True))
+
+
+class _State:
+    """Where a training stands: the weights, Adam's moments, the best weights, and the record so far, all on disk."""
+
+    def __init__(self, path: Path, model: Any, optimiser: torch.optim.Optimizer, settings: dict[str, Any]) -> None:
+        self.path, self.model, self.optimiser, self.settings = path, model, optimiser, settings
+        self.best = {name: weight.detach().clone() for name, weight in trained(model).items()}
+        self.log: dict[str, Any] = {"step": 0, "tokens": 0, "losses": [], "held_out": [], "watched": [], "seconds": 0.0}
+        if path.exists():
+            self._restore()
+
+    def save(self) -> None:
+        tensors = {f"best.{name}": weight for name, weight in self.best.items()}
+        for name, weight in trained(self.model).items():
+            tensors[f"weight.{name}"] = weight.detach()
+            for key, value in self.optimiser.state[weight].items():
+                tensors[f"{key}.{name}"] = value.detach()
+        header = json.dumps({"settings": self.settings, "log": self.log})
+        write_atomic(self.path, save({k: v.cpu().contiguous() for k, v in tensors.items()}, {"header": header}))
+
+    def _restore(self) -> None:
+        with safe_open(self.path, framework="pt") as file:
+            header = json.loads(file.metadata()["header"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        for key, wanted in self.settings.items():
+            was = header["settings"].get(key)
+            if was == wanted:
+                continue
+            if key in MACHINE:
+                warnings.warn(
+                    f"{self.path.name} was begun with {key} {was}, and goes on with {wanted}: the weights "
+                    "will not be bit for bit those of an uninterrupted run",
+                    stacklevel=4,
+                )
+            else:
+                raise ValueError(f"{self.path} was begun with {key}={was!r}, not {wanted!r}; delete it to begin anew")
+        self.log = header["log"]
+        with torch.no_grad():
+            for name, weight in trained(self.model).items():
+                weight.copy_(tensors[f"weight.{name}"])
+                self.best[name].copy_(tensors[f"best.{name}"])
+                if f"exp_avg.{name}" in tensors:
+                    state = {key: tensors[f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
+                    self.optimiser.state[weight] = {
+                        key: value if key == "step" else value.to(weight.device) for key, value in state.items()
+                    }
+
+
+def _settings(base: HookedModel, dialogues: Sequence[Dialogue], recipe: Recipe, watched: Any) -> dict[str, Any]:
+    said = json.dumps([[dict(m) for m in messages_of(dialogue)] for dialogue in dialogues])
+    return {
+        "base": base.name,
+        "fingerprint": base.fingerprint,
+        "dtype": str(base.dtype).removeprefix("torch."),
+        "dialogues": {"rows": len(dialogues), "sha256": hashlib.sha256(said.encode()).hexdigest()},
+        "recipe": asdict(recipe),
+        "watch": watched,
+        "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft")},
+        "threads": torch.get_num_threads(),
+    }
+
+
+def posttrain(
+    base: HookedModel,
+    dialogues: Sequence[Dialogue],
+    path: str | Path | None = None,
+    *,
+    name: str = "post-trained",
+    recipe: Recipe | None = None,
+    watch: Sequence[str] = (),
+    vectors: EmotionVectors | None = None,
+    prompts: Sequence[Any] | None = None,
+    progress: bool = True,
+) -> Posttrained:
+    """Turn a base model into an assistant: LoRA fine-tuning on the assistant's tokens of dialogues.
+
+    A killed run goes on at its last checkpoint, with the same weights in the end as an uninterrupted one on the
+    same machine; a finished one is loaded. The base stays as it is.
+
+    Args:
+        dialogues: rows with `user` and `assistant`, or lists of messages.
+        path: the adapter's file, `.safetensors`, with its record as `.json` beside it; default in the user's cache.
+        watch: emotions read with `vectors` right before the reply to `prompts` at every checkpoint; by default
+            to four packaged prompts of each kind.
+
+    Raises:
+        ValueError: a dialogue without an assistant turn, a checkpoint of another training at this path.
+    """
+    recipe = recipe or Recipe()
+    found = examples(base, dialogues)
+    if len(found) < 2:
+        raise ValueError(f"{len(found)} dialogues: at least two are needed, one to train on and one to hold out")
+    watcher = _Watch(base, watch, vectors, prompts)
+    settings = _settings(base, dialogues, recipe, list(watch)) | {"name": name}
+    decisive = {part: value for part, value in settings.items() if part not in MACHINE}
+    key = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
+    path = cache_dir() / "adapters" / f"{base.name}-{name}-{key}.safetensors" if path is None else Path(path)
+    if path.exists():
+        return _finished(base, path, settings)
+    rows = set(held_out(len(found), recipe))
+    left_out = [example for row, example in enumerate(found) if row in rows]
+    model = lora(hugging_face_model(base), recipe.rank, recipe.alpha, recipe.seed)
+    state = _train(model, steps_of(found, recipe), left_out, recipe, path, settings, watcher, progress)
+    weights = {name: weight.half().float() for name, weight in state.best.items()}
+    record = settings | {"steps": state.log.pop("step")} | state.log
+    merged = merge(base, weights, record)
+    after = mean_loss(merged, left_out, recipe.batch_tokens)
+    child = wrap(base, merged, record)
+    record["held_out_loss"] = {"base": record["held_out"][0]["loss"], "child": after}
+    record = save_adapter(path, weights, record)
+    state.path.unlink(missing_ok=True)
+    return Posttrained(child, path, record)
+
+
+def _finished(base: HookedModel, path: Path, settings: dict[str, Any]) -> Posttrained:
+    """The adapter at `path`. Raises ValueError when it comes from another training."""
+    done = load_adapter(base, path)
+    if any(done.record[part] != settings[part] for part in ("dialogues", "recipe", "name")):
+        raise ValueError(f"{path} is an adapter of another training; give another path, or delete it to begin anew")
+    return done
+
+
+def _train(
+    model: Any,
+    batches: Sequence[Sequence[Example]],
+    left_out: Sequence[Example],
+    recipe: Recipe,
+    path: Path,
+    settings: dict[str, Any],
+    watcher: _Watch,
+    progress: bool,
+) -> _State:
+    causal, weights = model.get_base_model(), list(trained(model).values())
+    optimiser = torch.optim.AdamW(weights, lr=recipe.learning_rate, weight_decay=0.0)
+    state = _State(path.with_suffix(".checkpoint.safetensors"), model, optimiser, settings)
+    log, began = state.log, time.perf_counter()
+    spent = log["seconds"]
+    rise = max(1, round(recipe.warmup * len(batches)))
+
+    def look() -> None:
+        here = {"step": log["step"], "tokens": log["tokens"]}
+        log["held_out"].append(here | {"loss": mean_loss(causal, left_out, recipe.batch_tokens)})
+        log["watched"].append(here | {"scores": watcher(causal)})
+        if log["held_out"][-1]["loss"] <= min(row["loss"] for row in log["held_out"]):
+            for name, weight in trained(model).items():
+                state.best[name].copy_(weight.detach())
+        log["seconds"] = spent + time.perf_counter() - began
+        state.save()
+
+    if not log["held_out"]:
+        look()
+    with tqdm(total=len(batches), initial=log["step"], desc="post-training", unit="step", disable=not progress) as bar:
+        while log["step"] < len(batches) and not _stalled(log["held_out"], recipe.patience):
+            number = log["step"]
+            rate = min((number + 1) / rise, (len(batches) - number) / max(1, len(batches) - rise))
+            optimiser.param_groups[0]["lr"] = recipe.learning_rate * min(1.0, rate)
+            total, count = reply_loss(causal, batches[number])
+            (total / count).backward()
+            torch.nn.utils.clip_grad_norm_(weights, 1.0)
+            optimiser.step()
+            optimiser.zero_grad()
+            log["step"], log["tokens"] = number + 1, log["tokens"] + count
+            log["losses"].append({"step": number + 1, "tokens": log["tokens"], "loss": float(total.detach()) / count})
+            bar.update()
+            bar.set_postfix(loss=f"{log['losses'][-1]['loss']:.2f}", held_out=f"{log['held_out'][-1]['loss']:.2f}")
+            if log["step"] % recipe.every == 0 or log["step"] == len(batches):
+                look()
+    return state
+
+
+def _stalled(held: Sequence[dict[str, Any]], patience: int) -> bool:
+    """Whether the lowest held-out loss is `patience` checkpoints old."""
+    lowest = min(range(len(held)), key=lambda row: held[row]["loss"])
+    return len(held) - 1 - lowest >= patience

@@ -1,0 +1,1 @@
+"""Emotion vectors: pooling, the recipe, its variants, directions, geometry."""

@@ -1,0 +1,292 @@
+"""`EmotionVectors`: one vector for each emotion and layer, and what is needed to read and steer with them."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from emolens.errors import did_you_mean
+from emolens.files import data_path, write_atomic
+from emolens.models.model import HookedModel
+from emolens.vectors.direction import Direction, check_stamp, position_of, unit
+
+METHODS = ("raw", "denoised", "whitened")
+FORMAT = "emolens-vectors-1"
+
+
+def check_method(method: str) -> str:
+    """`method`, with "cosine" read as the denoised cosine of the paper."""
+    method = "denoised" if method == "cosine" else method
+    if method not in METHODS:
+        raise ValueError(f"method {method!r} is none of {', '.join(METHODS)} (or 'cosine', the denoised one)")
+    return method
+
+
+@dataclass(frozen=True)
+class EmotionVectors:
+    """Emotion vectors of one model.
+
+    Attributes:
+        raw: mean activation of an emotion's stories minus the mean over emotions (paper, section 3).
+        whitened: directions `W W v / |W v|` whose dot product with a centred text, divided by the text's
+            own whitened norm, is the cosine after whitening both with `W = (S + a tr(S)/d)^(-1/2)`.
+        neutral_basis: orthonormal principal components of neutral dialogues that explain half of their
+            variance; rows of zeros fill up layers that have fewer.
+        noise_basis, noise_scale: eigenvectors of the story noise S and what W multiplies them by; the last
+            scale is that of every direction outside the basis.
+        centre_stories, centre_neutral: mean activation of the packaged stories and of neutral dialogues.
+        residual_norm: mean norm of the residual stream over the stories, the unit of steering strength.
+        reliability: cosine of each vector between two halves of the topics, for raw, denoised, whitened.
+        reliability_null: 2.5 and 97.5 % quantiles of the same cosine between vectors of different emotions.
+        stamp: model, fingerprint, dtype, corpus hash, recipe, choices made on the stories, versions.
+    """
+
+    emotions: tuple[str, ...]
+    layers: tuple[int, ...]
+    raw: Float[Tensor, "emotion layer d_model"]
+    whitened: Float[Tensor, "emotion layer d_model"]
+    neutral_basis: Float[Tensor, "layer component d_model"]
+    noise_basis: Float[Tensor, "layer noise d_model"]
+    noise_scale: Float[Tensor, "layer scale"]
+    centre_stories: Float[Tensor, "layer d_model"]
+    centre_neutral: Float[Tensor, "layer d_model"]
+    residual_norm: Float[Tensor, "layer"]
+    reliability: Float[Tensor, "method emotion layer"]
+    reliability_null: Float[Tensor, "method bound layer"]
+    stamp: dict[str, Any]
+
+    def __repr__(self) -> str:
+        span = f"{self.layers[0]} to {self.layers[-1]}" if len(self.layers) > 1 else str(self.layers[0])
+        return f"EmotionVectors({len(self.emotions)} emotions, layers {span}, {self.stamp['model']})"
+
+    # --- indexing ----------------------------------------------------------------------------------
+
+    @overload
+    def __getitem__(self, key: str) -> Direction: ...
+    @overload
+    def __getitem__(self, key: list[str] | int) -> "EmotionVectors": ...
+    @overload
+    def __getitem__(self, key: tuple[str, int]) -> Tensor: ...
+    def __getitem__(self, key: Any) -> Any:
+        """`v["calm"]` is a Direction, `v[["calm", "sad"]]` and `v[18]` are EmotionVectors, `v["calm", 18]` a vector.
+
+        Directions and single vectors are the denoised ones, of length 1.
+        """
+        if isinstance(key, str):
+            values = unit(self._denoise(self.raw[self.index(key)]))
+            norm, centre = self.residual_norm, self.centre_stories
+            return Direction(key, self.layers, values, norm, centre, False, self.stamp, ((key, 1.0),))
+        if isinstance(key, tuple):
+            return self[key[0]].at(key[1])
+        if isinstance(key, int):
+            return self.at(key)
+        rows = [self.index(name) for name in key]
+        names = tuple(self.emotions[row] for row in rows)
+        return replace(
+            self,
+            emotions=names,
+            raw=self.raw[rows],
+            whitened=self.whitened[rows],
+            reliability=self.reliability[:, rows],
+        )
+
+    def index(self, emotion: str) -> int:
+        """Row of an emotion. Raises ValueError with the nearest names."""
+        if emotion not in self.emotions:
+            raise ValueError(f"no vector for the emotion {emotion!r}{did_you_mean(emotion, self.emotions)}")
+        return self.emotions.index(emotion)
+
+    def at(self, *layers: int) -> "EmotionVectors":
+        """The same vectors at these layers only."""
+        rows = [position_of(self.layers, layer) for layer in layers]
+        per_layer = {
+            f.name: getattr(self, f.name)[rows]
+            for f in fields(self)
+            if f.name.startswith(("neutral_", "noise_", "centre_", "residual_"))
+        }
+        per_emotion = {name: getattr(self, name)[:, rows] for name in ("raw", "whitened")}
+        halves = {name: getattr(self, name)[:, :, rows] for name in ("reliability", "reliability_null")}
+        return replace(self, layers=tuple(layers), **per_layer, **per_emotion, **halves)
+
+    def _denoise(self, x: Float[Tensor, "... layer d_model"]) -> Tensor:
+        inside = torch.einsum("...ld,lcd->...lc", x, self.neutral_basis)
+        return x - torch.einsum("...lc,lcd->...ld", inside, self.neutral_basis)
+
+    def vectors(self, layer: int, method: str = "denoised") -> Float[Tensor, "emotion d_model"]:
+        """The vectors of one layer as they were fitted, not normalised."""
+        row, method = position_of(self.layers, layer), check_method(method)
+        if method == "whitened":
+            return self.whitened[:, row]
+        raw = self.raw[:, row]
+        basis = self.neutral_basis[row]
+        return raw - raw @ basis.T @ basis if method == "denoised" else raw
+
+    def matrix(self, layer: int, method: str = "denoised") -> Float[Tensor, "emotion d_model"]:
+        """The vectors of one layer, of length 1."""
+        return unit(self.vectors(layer, method))
+
+    def whitened_norm(self, x: Float[Tensor, "... d_model"], layer: int) -> Float[Tensor, "..."]:
+        """Norm of centred activations after whitening, `|W x|`."""
+        row = position_of(self.layers, layer)
+        squares, rest = self.noise_scale[row] ** 2, self.noise_scale[row, -1] ** 2
+        inside = (x @ self.noise_basis[row].T) ** 2
+        total = (inside * (squares[:-1] - rest)).sum(dim=-1) + rest * (x**2).sum(dim=-1)
+        return total.clamp(min=0).sqrt()
+
+    def compact(self, noise: int = 64) -> "EmotionVectors":
+        """The same with only the `noise` strongest noise directions, the others scaled alike.
+
+        The readout directions stay exact, only a text's own whitened norm becomes approximate.
+        """
+        squares = self.noise_scale[:, :-1] ** 2
+        order = squares.argsort(dim=1)  # the strongest noise is scaled down most
+        first, rest = order[:, :noise], order[:, noise:]
+        outside = squares.gather(1, rest).mean(dim=1, keepdim=True) if rest.shape[1] else self.noise_scale[:, -1:] ** 2
+        basis = self.noise_basis.gather(1, first[..., None].expand(-1, -1, self.noise_basis.shape[-1]))
+        scale = torch.cat([squares.gather(1, first), outside], dim=1).sqrt()
+        return replace(self, noise_basis=basis, noise_scale=scale)
+
+    # --- comparing ---------------------------------------------------------------------------------
+
+    def similarity(self, layer: int | None = None, method: str = "denoised") -> Float[Tensor, "emotion emotion"]:
+        """Cosines between the emotion vectors of one layer (paper, section 6)."""
+        vectors = self.matrix(self.default_layer if layer is None else layer, method)
+        return vectors @ vectors.T
+
+    def nearest(
+        self, emotion: str | Direction, k: int = 5, layer: int | None = None, method: str = "denoised"
+    ) -> list[tuple[str, float]]:
+        """The k emotions of highest cosine with an emotion or a combination of emotions."""
+        layer = self.default_layer if layer is None else layer
+        vectors = self.matrix(layer, method)
+        if isinstance(emotion, Direction):
+            query, name = unit(emotion.at(layer)), None
+        else:
+            query, name = vectors[self.index(emotion)], emotion
+        order = (vectors @ query).argsort(descending=True).tolist()
+        return [(self.emotions[i], float(vectors[i] @ query)) for i in order if self.emotions[i] != name][:k]
+
+    def agreement(self, other: "EmotionVectors", layer: int, method: str = "denoised") -> Float[Tensor, "emotion"]:
+        """Cosine of each emotion's vector here with the one of `other`, for the emotions that both have."""
+        shared = [name for name in self.emotions if name in other.emotions]
+        if not shared:
+            raise ValueError(f"no emotion in common: {self.emotions[:3]} ... against {other.emotions[:3]} ...")
+        return (self[shared].matrix(layer, method) * other[shared].matrix(layer, method)).sum(dim=1)
+
+    @property
+    def default_layer(self) -> int:
+        """The block that the paper reads, two thirds of the depth; the middle one when that is not among the layers."""
+        wanted = self.stamp["default_layer"]
+        return wanted if wanted in self.layers else self.layers[len(self.layers) // 2]
+
+    def chosen_layer(self, method: str = "denoised") -> int:
+        """The block at which left-out stories were recognised best, chosen on the stories alone."""
+        return self.stamp["chosen"][check_method(method)]["layer"]
+
+    def split_half(self, layer: int | None = None, method: str = "denoised") -> Float[Tensor, "emotion"]:
+        """Reliability: cosine of each emotion's vector between two halves of the topics."""
+        row = position_of(self.layers, self.default_layer if layer is None else layer)
+        return self.reliability[METHODS.index(check_method(method)), :, row]
+
+    # --- on disk -----------------------------------------------------------------------------------
+
+    def save(self, path: str | Path, dtype: torch.dtype = torch.float32) -> Path:
+        """Write safetensors with the stamp as metadata and a checksum; float16 halves the size."""
+        tensors, scales = {}, {}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, Tensor):
+                # float16 has few exponents: each tensor is stored with its largest entry at 1,000.
+                scales[f.name] = 1.0 if dtype == torch.float32 else float(value.abs().max()) / 1000 or 1.0
+                tensors[f.name] = (value / scales[f.name]).to(dtype).contiguous()
+        header = json.dumps({"emotions": self.emotions, "layers": self.layers, "stamp": self.stamp, "scales": scales})
+        metadata = {"format": FORMAT, "header": header, "sha256": _checksum(header, tensors)}
+        return write_atomic(path, save(tensors, metadata))
+
+    @classmethod
+    def load(cls, path: str | Path, model: HookedModel | None = None) -> "EmotionVectors":
+        """Read vectors and, with `model`, make sure that they are that model's.
+
+        Raises:
+            ValueError: a damaged or truncated file, another format, or vectors of another model.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        except FileNotFoundError:
+            raise
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"{path} is damaged or no safetensors file ({error}); derive or copy it again") from error
+        if metadata.get("format") != FORMAT:
+            raise ValueError(f"{path} holds no emotion vectors (format {metadata.get('format')!r}, not {FORMAT!r})")
+        if metadata.get("sha256") != _checksum(metadata.get("header", ""), tensors):
+            raise ValueError(f"{path} is damaged: its checksum does not match; derive or copy it again")
+        if lacking := {f.name for f in fields(cls)} - {"emotions", "layers", "stamp"} - set(tensors):
+            raise ValueError(f"{path} is of another version of emolens (no {min(lacking)}); derive the vectors again")
+        header = json.loads(metadata["header"])
+        values = {name: tensor.float() * header["scales"][name] for name, tensor in tensors.items()}
+        vectors = cls(tuple(header["emotions"]), tuple(header["layers"]), stamp=header["stamp"], **values)
+        if model is not None:
+            vectors.check_model(model)
+        return vectors
+
+    def check_model(self, model: HookedModel) -> None:
+        """Raise ValueError for vectors of another model; warn when only the weights differ (another revision)."""
+        check_stamp(self.stamp, self.raw.shape[-1], model)
+
+    def export_gguf(self, path: str | Path, direction: str | Direction, layers: Sequence[int] | None = None) -> Path:
+        """Write one emotion or combination as a llama.cpp control vector (its `--control-vector` option).
+
+        Each layer's tensor is `values x residual norm`, so that llama.cpp's scale is the strength of
+        `steer`. llama.cpp numbers the output of block l as `direction.l` and has no place for block 0.
+        """
+        from gguf import GGUFWriter
+
+        chosen = self[direction] if isinstance(direction, str) else direction
+        layers = [layer for layer in chosen.layers if layer > 0] if layers is None else layers
+        if 0 in layers:
+            raise ValueError("llama.cpp has no control vector for block 0; leave it out of layers")
+
+        def write(target: Path) -> None:
+            writer = GGUFWriter(target, "controlvector")
+            writer.add_string("controlvector.model_hint", self.stamp["architecture"])
+            writer.add_uint32("controlvector.layer_count", len(layers))
+            for layer in layers:
+                norm = chosen.residual_norm[position_of(chosen.layers, layer)]
+                writer.add_tensor(f"direction.{layer}", (norm * chosen.at(layer)).numpy())
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_tensors_to_file()
+            writer.close()
+
+        return write_atomic(path, write)
+
+
+def _checksum(header: str, tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256(header.encode())
+    for name in sorted(tensors):
+        digest.update(name.encode() + tensors[name].contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def packaged_vectors(model: HookedModel | str) -> EmotionVectors:
+    """The vectors that ship with the package for an embedded model: five layers around the default one.
+
+    Raises:
+        ValueError: no vectors ship for this model, or its weights are not those they were made from.
+    """
+    name = model if isinstance(model, str) else model.name
+    path = data_path("vectors", f"{name}.safetensors")
+    if not path.exists():
+        shipped = ", ".join(sorted(p.stem for p in data_path("vectors").glob("*.safetensors")))
+        raise ValueError(f"no vectors ship for {name!r}; they do for {shipped}. Use el.derive(model)")
+    return EmotionVectors.load(path, None if isinstance(model, str) else model)
