@@ -66,7 +66,9 @@ def rated_documents(kind: str, n: int | None = None, seed: int = 0) -> tuple[Rat
     if not 0 <= n <= len(documents):
         raise ValueError(f"n={n}, but there are {len(documents):,} rated documents of the kind {kind!r}")
 
-    return tuple(documents[row] for row in np.random.default_rng(seed).permutation(len(documents))[:n])
+    from numpy.random import default_rng  # not at the top: reading a corpus needs no numpy
+
+    return tuple(documents[row] for row in default_rng(seed).permutation(len(documents))[:n])
 
 
 def _extract(archive: Path, folder: Path) -> None:
