@@ -35,12 +35,11 @@ MAKERS: dict[str, Callable[[Any], Any]] = {
     "bytearray": lambda held: bytearray(held.encode("latin-1")),
     "NotImplemented": lambda held: NotImplemented,
 }
-SPECIAL = frozenset(
-    f"__{name}__" for name in (
-        "call len getitem setitem delitem contains iter next reversed lt le gt ge eq ne hash bool int float index str "
-        "neg abs add radd sub rsub mul rmul truediv rtruediv floordiv rfloordiv mod rmod pow and or xor enter exit"
-    ).split()
-)  # fmt: skip
+OPERATORS = """
+call len getitem setitem delitem contains iter next reversed lt le gt ge eq ne hash bool int float index str neg abs
+add radd sub rsub mul rmul truediv rtruediv floordiv rfloordiv mod rmod pow and or xor enter exit
+"""
+SPECIAL = frozenset(f"__{name}__" for name in OPERATORS.split())
 
 
 class NotPlainError(TypeError):
@@ -161,7 +160,7 @@ def _exception(names: list[str], said: list[Any]) -> BaseException:
 
 
 @cache
-def _methods(kind: type) -> list[str]:
+def _methods(kind: Any) -> list[str]:
     """What the solution may call of an object of the tests: its public methods and the operators it defines."""
     names = [name for name in dir(kind) if name in SPECIAL or not name.startswith("_")]
     found = {name: getattr(kind, name, None) for name in names}
