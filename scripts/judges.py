@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 import emolens as el
-from emolens.judging import judge
+from emolens.judging import judge, rubrics
 from emolens.results import load_results, save_results
 
 DATA = Path(__file__).parents[1] / "figures" / "data"
@@ -42,8 +42,8 @@ def main() -> None:
     for name in chosen.models:
         model, path = el.load(name), DATA / f"judges-{name}.json"
         results = load_results(path) if path.exists() else {}
-        for subject, rubric in judge.RUBRICS.items():
-            replies, labels = judge.labelled_replies(subject), list(rubric.labels)
+        for subject, rubric in rubrics.RUBRICS.items():
+            replies, labels = rubrics.labelled_replies(subject), list(rubric.labels)
             judges = {
                 "keywords": judge.keyword_judge(rubric),
                 "letters": judge.model_judge(model, rubric, context=False),

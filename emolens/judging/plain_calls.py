@@ -178,12 +178,14 @@ def remote_solution(reading: int, writing: int, refuse: Callable[[str], NoReturn
 
     def lend(value: Any) -> Any:
         lent[id(value)] = value
-        return {"lent": [id(value), _methods(type(value))]}
+        kind: Any = type(value)
+        return {"lent": [id(value), _methods(kind)]}
 
     def serve(message: Any) -> Any:
         """Call a method of an object that was lent."""
         _, number, name, *packed = message
-        target, kind = lent[number], type(lent[number])
+        target = lent[number]
+        kind: Any = type(target)
         args, kwargs = (unpack(each, lent.__getitem__) for each in packed)
         if name not in _methods(kind):
             raise LookupError(name)

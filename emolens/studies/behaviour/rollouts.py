@@ -14,7 +14,7 @@ import pandas as pd
 import emolens.corpus as texts
 from emolens.errors import did_you_mean
 from emolens.judging.judge import Judge, classify, is_sufficient, keyword_judge, model_judge, validate
-from emolens.judging.kappa import INVALID, agreement
+from emolens.judging.kappa import INVALID, cohens_kappa
 from emolens.judging.rubrics import RUBRICS, conversation, labelled_replies
 from emolens.models.model import HookedModel
 from emolens.results import StudyResult
@@ -95,7 +95,7 @@ def run(
     said = [tried.verdict(), *sentences(table, TARGETS[name], trusted)]
     valid = base[base["label"].ne(INVALID)]
     if second is not None and len(valid):
-        found = agreement(
+        found = cohens_kappa(
             list(valid["label"]), label(valid, second, labels, seconds), list(valid["scenario"]), seed=seed
         )
         table["kappa_second"] = found.kappa
