@@ -29,6 +29,10 @@ def layers_of(vectors: EmotionVectors, size: str, methods: Sequence[str] = READO
     return sorted({near(vectors, vectors.chosen_layer(method)) for method in methods})
 
 
+class NotForThisModel(ValueError):
+    """A study that cannot be run on a model as it is: what it needs is said, and `make results` goes on."""
+
+
 def check_size(size: str) -> None:
     """Raise ValueError for a size that no study has."""
     if size not in SIZES:

@@ -12,12 +12,12 @@ import emolens.corpus as texts
 from emolens.models.model import HookedModel
 from emolens.reading.read import activations, score
 from emolens.results import StudyResult
-from emolens.stats import bootstrap_mean, p_text, p_value
+from emolens.stats import bootstrap_mean, p_text, tail_p
 from emolens.studies._common import READOUTS, chosen_rows, layers_of, near, user
 from emolens.vectors.derive import group_mean, rank_matrix
 from emolens.vectors.emotion_vectors import EmotionVectors
 
-PLACES = {"last": "the last token before the reply", "turn": "the mean over the message"}
+READ_AT = {"last": "the last token before the reply", "turn": "the mean over the message"}
 
 
 def measure(
@@ -33,6 +33,14 @@ def measure(
 
     Scores are centred on the set, averaged over the texts of an emotion, and centred once more for each
     column. The null permutes the emotions of the texts.
+
+    Returns:
+        The row of a table (`on_diagonal` of `rows`, its `null` and `p`, the mean rank), and the matrix.
+
+    >>> x, truth = torch.randn(12, 64, generator=torch.Generator().manual_seed(0)), torch.arange(6).repeat(2)
+    >>> row, matrix = measure(x, truth, vectors, 2, "denoised", draws=99)
+    >>> row["rows"], tuple(matrix.shape)
+    (6, (6, 6))
     """
     n = len(vectors.emotions)
     scores = score(x, vectors, layer, method, x.mean(dim=0))
@@ -50,7 +58,7 @@ def measure(
         "rows": n,
         "on_diagonal": int(hits),
         "null": float(np.quantile(null, 0.975)),
-        "p": p_value(int(hits), null),
+        "p": tail_p(int(hits), null),
         "mean_rank": float(ranks.mean()),
         "mean_rank_low": low,
         "mean_rank_high": high,
@@ -59,7 +67,12 @@ def measure(
 
 
 def data(emotions: tuple[str, ...]) -> tuple[list[str], list[str], Int[Tensor, "text"]]:
-    """The messages, the emotions that they imply, and for each message the number of its emotion."""
+    """The messages, the emotions that they imply, and for each message the number of its emotion.
+
+    >>> messages, names, truth = data(("calm", "afraid"))
+    >>> names, len(messages) == len(truth)
+    (['calm', 'afraid'], True)
+    """
     rows = [row for row in texts.stimuli("implicit") if row["emotion"] in emotions]
     names = list(dict.fromkeys(row["emotion"] for row in rows))
     return [row["text"] for row in rows], names, torch.tensor([names.index(row["emotion"]) for row in rows])
@@ -67,38 +80,62 @@ def data(emotions: tuple[str, ...]) -> tuple[list[str], list[str], Int[Tensor, "
 
 def run(
     model: HookedModel, vectors: EmotionVectors, size: str = "full", draws: int = 999, seed: int = 0
-) -> StudyResult:
-    """Messages in the chat format, read before the reply and over the message, by layer and readout."""
+) -> dict[str, StudyResult]:
+    """Messages in the chat format, read before the reply and over the message, by layer and readout.
+
+    Returns:
+        "implicit", a row for each place, readout and layer; and "matrix", what is read (columns) for what the messages
+        imply (rows), over the message at the layer chosen on the stories.
+
+    >>> results = run(model, vectors, "quick", draws=9)
+    >>> results["matrix"].table().columns.tolist()
+    ['row', 'column', 'score']
+    """
     vectors.check_model(model)
     messages, names, truth = data(vectors.emotions)
     layers, rows = layers_of(vectors, size), []
-    for place in PLACES:
+    for place in READ_AT:
         x = activations(model, [user(message) for message in messages], layers, place)
         for method in READOUTS:
-            for row, layer in enumerate(layers):
-                found, _ = measure(x[row], truth, vectors[names], layer, method, draws, seed)
-                rows.append({"place": place, "method": method, "layer": layer} | found)
+            for number, layer in enumerate(layers):
+                row, _ = measure(x[number], truth, vectors[names], layer, method, draws, seed)
+                rows.append({"place": place, "method": method, "layer": layer} | row)
     frame = pd.DataFrame(rows)
-    said = []
-    for place, where in PLACES.items():
-        for readout, at in chosen_rows(frame, vectors, place=place):
-            said.append(
-                f"{where}, {readout}: {at['on_diagonal']} of {len(names)} rows have their maximum on "
-                f"the diagonal (permuted labels: up to {at['null']:.0f}, {p_text(at['p'])}), mean rank "
-                f"{at['mean_rank']:.1f} [{at['mean_rank_low']:.1f}, {at['mean_rank_high']:.1f}] of {len(names)}"
-            )
-    return StudyResult("implicit", frame, "Read at " + "; at ".join(said) + ".")
+    null = f"{draws} permutations of the messages' emotions"
+    return {
+        "implicit": StudyResult("implicit", frame, headline(frame, vectors), null),
+        "matrix": matrix(model, vectors),
+    }
+
+
+def headline(frame: pd.DataFrame, vectors: EmotionVectors) -> str:
+    """What is read over the message with the better readout of the two.
+
+    >>> row = {"place": "turn", "layer": 2, "rows": 12, "on_diagonal": 9, "p": 0.001}
+    >>> headline(pd.DataFrame([row | {"method": method} for method in READOUTS]), vectors.at(2))
+    'Over the message, the implied emotion is read highest for 9 of 12 emotions (permuted labels: p = 0.001).'
+    """
+    best = max((row for _, row in chosen_rows(frame, vectors, place="turn")), key=lambda row: row["on_diagonal"])
+    return (
+        f"Over the message, the implied emotion is read highest for {best['on_diagonal']:.0f} of {best['rows']:.0f} "
+        f"emotions (permuted labels: {p_text(best['p'])})."
+    )
 
 
 def matrix(model: HookedModel, vectors: EmotionVectors, place: str = "turn", method: str = "denoised") -> StudyResult:
-    """The matrix itself at the chosen layer: rows are what the messages imply, columns what is read."""
+    """The matrix itself at the chosen layer: rows are what the messages imply, columns what is read.
+
+    >>> len(matrix(model, vectors).table()) == len(data(vectors.emotions)[1]) ** 2
+    True
+    """
     messages, names, truth = data(vectors.emotions)
     layer = near(vectors, vectors.chosen_layer(method))
     (x,) = activations(model, [user(message) for message in messages], [layer], place)
-    found, values = measure(x, truth, vectors[names], layer, method)
+    row, values = measure(x, truth, vectors[names], layer, method)
     frame = pd.DataFrame(
         [(a, b, float(values[i, j])) for i, a in enumerate(names) for j, b in enumerate(names)],
         columns=["row", "column", "score"],
     )
-    sentence = f"{found['on_diagonal']} of {len(names)} rows have their maximum on the diagonal ({PLACES[place]})."
-    return StudyResult("implicit_matrix", frame, sentence, "score_matrix")
+    sentence = f"{row['on_diagonal']} of {len(names)} rows have their maximum on the diagonal ({READ_AT[place]})."
+    null = f"999 permutations of the messages' emotions, {p_text(row['p'])}"
+    return StudyResult("implicit_matrix", frame, sentence, null, "score_matrix")
