@@ -162,13 +162,13 @@ def family_p(observed: Any, null: Any) -> np.ndarray:
     if len(null) < 2 or null.shape[1:] != observed.shape:
         raise ValueError(f"draws of shape {null.shape} for effects of shape {observed.shape}: give [draw, *effects]")
     if len(null) < BY_RANK:
-        return np.minimum(1, outside_draws(observed, null)[0] * observed.size)
+        return np.asarray(np.minimum(1, outside_draws(observed, null)[0] * observed.size))
     both = np.concatenate([observed[None], null])
     spread = both.std(axis=0, ddof=1)
     distance = np.abs(both - both.mean(axis=0)) / np.where(spread > 0, spread, 1)
     furthest = distance[1:].reshape(len(null), -1).max(axis=1)
     reached = furthest >= distance[0][..., None] - 1e-9
-    return (1 + reached.sum(axis=-1)) / (1 + len(null))
+    return np.asarray((1 + reached.sum(axis=-1)) / (1 + len(null)))
 
 
 def p_value(observed: Any, null: Any) -> float:
