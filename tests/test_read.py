@@ -149,7 +149,7 @@ def test_detection_finds_the_training_stories_and_not_permuted_labels(model, vec
         ([("calm", LONG)], {"centre": "storys"}, "centre='storys' is none of set, .*did you mean stories"),
         ([("calm", LONG)], {"methods": ["cosinus"]}, "method 'cosinus' is none of"),
         ([("calm", LONG), ("clam", LONG)], {}, "clam"),
-        ([("calm", LONG), ("sad", "")], {}, "the text for sad is empty"),
+        ([("calm", LONG), ("sad", "calm")], {}, "text 1 .sad. is too short, a single token: 'calm'"),
     ],
 )
 def test_detection_names_what_it_cannot_use(model, vectors, rows, options, message):
