@@ -7,7 +7,7 @@ PIP := -m pip -qq --disable-pip-version-check
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo lab test test-lint test-types test-unit test-compat test-notebooks vectors posttrain results gallery bench clean python
+.PHONY: help demo lab test test-lint test-types test-unit test-compat test-notebooks test-wheel vectors posttrain results gallery bench clean python
 
 help: ## show what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -50,8 +50,9 @@ vectors: $(BIN)/installed ## make the packaged vectors again
 posttrain: $(BIN)/installed ## train the children of the base model that are not there yet (about five minutes each)
 	@$(BIN)/python scripts/posttrain.py
 
-results: $(BIN)/installed ## run every study in full on both models, for figures/data
-	@$(BIN)/python scripts/results.py
+MODELS ?= smollm2-135m-instruct gemma-3-270m
+results: $(BIN)/installed ## run every study in full, for figures/data; what is there is kept (MODELS="NAME ...")
+	@for m in $(MODELS); do $(BIN)/emolens run --all --model $$m --out figures/data || exit 1; done
 
 gallery: $(BIN)/installed ## write figures/README.md from the figures that the notebooks wrote
 	@$(BIN)/python -c 'from emolens import plots; print(plots.gallery("figures"))'

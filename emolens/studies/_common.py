@@ -8,8 +8,11 @@ import pandas as pd
 import torch
 
 import emolens.corpus as texts
+from emolens.models.embedded import known_models
 from emolens.models.encoding import Message
+from emolens.models.loading import load
 from emolens.models.model import HookedModel
+from emolens.vectors.derive import derive
 from emolens.vectors.emotion_vectors import EmotionVectors
 
 # The emotions that the paper shows (section 4).
@@ -31,6 +34,21 @@ def layers_of(vectors: EmotionVectors, size: str, methods: Sequence[str] = READO
 
 class NotForThisModel(ValueError):
     """A study that cannot be run on a model as it is: what it needs is said, and `make results` goes on."""
+
+
+def other_embedded(model: HookedModel) -> tuple[HookedModel, EmotionVectors]:
+    """The other embedded model with its vectors, to read what `model` writes.
+
+    Raises:
+        NotForThisModel: `model` is not embedded, so that there is no other one; give `other=`.
+    """
+    known = known_models()
+    if model.name not in known:
+        raise NotForThisModel(
+            f"{model.name} has no other model beside it to read its texts: give other=(model, vectors)"
+        )
+    other = load(next(name for name in known if name != model.name))
+    return other, derive(other)
 
 
 def check_size(size: str) -> None:
