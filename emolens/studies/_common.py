@@ -8,9 +8,12 @@ import pandas as pd
 import torch
 
 import emolens.corpus as texts
+from emolens.models.embedded import known_models
 from emolens.models.encoding import Message
+from emolens.models.loading import load
 from emolens.models.model import HookedModel
 from emolens.stats import Verdict, bootstrap_mean, p_text, sign_flip_p
+from emolens.vectors.derive import derive
 from emolens.vectors.emotion_vectors import EmotionVectors
 
 # The emotions that the paper shows (section 4).
@@ -34,6 +37,21 @@ class NotForThisModel(ValueError):
     """A study that cannot be run on a model as it is: what it needs is said, and `make results` goes on."""
 
 
+def other_embedded(model: HookedModel) -> tuple[HookedModel, EmotionVectors]:
+    """The other embedded model with its vectors, to read what `model` writes.
+
+    Raises:
+        NotForThisModel: `model` is not embedded, so that there is no other one; give `other=`.
+    """
+    known = known_models()
+    if model.name not in known:
+        raise NotForThisModel(
+            f"{model.name} has no other model beside it to read its texts: give other=(model, vectors)"
+        )
+    other = load(next(name for name in known if name != model.name))
+    return other, derive(other)
+
+
 def check_size(size: str) -> None:
     """Raise ValueError for a size that no study has."""
     if size not in SIZES:
@@ -54,13 +72,13 @@ def with_vectors(
     """The items of a stimulus set whose emotions all have a vector.
 
     Raises:
-        ValueError: these are of fewer than two emotions; says of which the set is.
+        NotForThisModel: these are of fewer than two emotions; says of which the set is.
     """
     everything = list(items)
     kept = [item for item in everything if set(emotions_of(item)) <= set(vectors.emotions)]
     if len(left := {name for item in kept for name in emotions_of(item)}) < 2:
         known = sorted({name for item in everything for name in emotions_of(item)})
-        raise ValueError(
+        raise NotForThisModel(
             f"{what} can be read with these vectors for {', '.join(left) or 'no emotion'} only, and two are needed: the "
             f"vectors are of {_few(vectors.emotions)}; the texts are of {_few(known)}"
         )

@@ -7,7 +7,7 @@ import emolens.corpus as texts
 from emolens.models.model import HookedModel
 from emolens.reading.read import activations, score
 from emolens.results import StudyResult
-from emolens.studies._common import READOUTS, against, chosen_row, flipped, layers_of, with_vectors
+from emolens.studies._common import READOUTS, against, check_size, chosen_row, flipped, layers_of, with_vectors
 from emolens.vectors.emotion_vectors import EmotionVectors
 
 
@@ -30,6 +30,7 @@ def run(model: HookedModel, vectors: EmotionVectors, size: str = "full", seed: i
     >>> run(model, vectors, "quick").headline()
     'The emotion of the person named last is read ..., ... the null of flipped signs (p = ...).'
     """
+    check_size(size)
     vectors.check_model(model)
     stimuli = texts.stimuli("binding")
     rows = with_vectors(

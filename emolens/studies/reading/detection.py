@@ -17,7 +17,7 @@ from emolens.reading.read import SHORT, score
 from emolens.results import StudyResult
 from emolens.stats import Verdict, bootstrap_mean, p_text, p_value, tail_p
 from emolens.steering.nulls import shuffled
-from emolens.studies._common import layers_of, near, with_vectors
+from emolens.studies._common import check_size, layers_of, near, with_vectors
 from emolens.vectors.derive import READ_FROM_RANK, group_mean, rank_matrix
 from emolens.vectors.emotion_vectors import METHODS, EmotionVectors, check_method
 from emolens.vectors.pooling import pool
@@ -174,6 +174,7 @@ def run(
     >>> list(results)
     ['detection', 'confusions', 'wrong_answers', 'centres']
     """
+    check_size(size)
     vectors.check_model(model)
     layers = layers_of(vectors, size, METHODS)
     targets = vignettes(vectors)

@@ -11,7 +11,7 @@ from emolens.models.model import HookedModel
 from emolens.reading.read import activations, score
 from emolens.results import StudyResult
 from emolens.stats import Verdict, correlation
-from emolens.studies._common import READOUTS, check_size, layers_of, rating_weights
+from emolens.studies._common import READOUTS, NotForThisModel, check_size, layers_of, rating_weights
 from emolens.vectors.emotion_vectors import EmotionVectors
 
 KINDS = ("products", "films", "editorials")
@@ -24,14 +24,14 @@ def valence_weights(emotions: tuple[str, ...]) -> Float[Tensor, "emotion"]:
     """Weights that take the mean over the emotions rated pleasant less the mean over those rated unpleasant.
 
     Raises:
-        ValueError: no emotion is rated pleasant, or none unpleasant.
+        NotForThisModel: no emotion is rated pleasant, or none unpleasant.
 
     >>> valence_weights(("happy", "calm", "sad")).tolist()
     [0.5, 0.5, -1.0]
     """
     weights = rating_weights(emotions, "valence", MIDDLE)
     if not (weights > 0).any() or not (weights < 0).any():
-        raise ValueError(
+        raise NotForThisModel(
             f"valence is read from emotions that are rated pleasant less those rated unpleasant, and one kind is "
             f"missing among {', '.join(emotions[:8])}{' ...' if len(emotions) > 8 else ''}"
         )
@@ -118,6 +118,7 @@ def run(
     Traceback (most recent call last):
     ValueError: size='huge' is none of full, quick
     """
+    check_size(size)
     vectors.check_model(model)
     layers, rows = layers_of(vectors, size), []
     valence_weights(vectors.emotions)  # before any document is read

@@ -14,7 +14,7 @@ from emolens.models.model import HookedModel
 from emolens.reading.read import activations, score
 from emolens.results import StudyResult
 from emolens.stats import bootstrap_mean, tail_p
-from emolens.studies._common import READOUTS, against, chosen_rows, layers_of, near, user, with_vectors
+from emolens.studies._common import READOUTS, against, check_size, chosen_rows, layers_of, near, user, with_vectors
 from emolens.vectors.derive import group_mean, rank_matrix
 from emolens.vectors.emotion_vectors import EmotionVectors
 from emolens.vectors.refit import refit, stories_of
@@ -105,6 +105,7 @@ def run(
     >>> results["matrix"].table().columns.tolist()
     ['row', 'column', 'score']
     """
+    check_size(size)
     vectors.check_model(model)
     messages, names, truth = data(vectors)
     layers = layers_of(vectors, size)

@@ -12,7 +12,16 @@ from emolens.models.model import HookedModel
 from emolens.reading.read import activations, score
 from emolens.results import StudyResult
 from emolens.stats import p_text
-from emolens.studies._common import READOUTS, against, chosen_row, flipped, layers_of, tokens_before, with_vectors
+from emolens.studies._common import (
+    READOUTS,
+    against,
+    check_size,
+    chosen_row,
+    flipped,
+    layers_of,
+    tokens_before,
+    with_vectors,
+)
 from emolens.vectors.emotion_vectors import EmotionVectors
 
 READ_AT = ("word", "end")  # where the sentence has been read up to the word, and where it has been read whole
@@ -24,6 +33,7 @@ def run(model: HookedModel, vectors: EmotionVectors, size: str = "full", seed: i
     >>> run(model, vectors, "quick").table()["series"].unique().tolist()
     ['denoised, word', 'whitened, word', 'denoised, end', 'whitened, end']
     """
+    check_size(size)
     vectors.check_model(model)
     pairs = with_vectors(texts.stimuli("negation"), vectors, lambda row: {row["emotion"]}, "The negated sentences")
     named = [vectors.index(row["emotion"]) for row in pairs]

@@ -12,7 +12,7 @@ from emolens.models.model import HookedModel
 from emolens.reading.read import activations, score
 from emolens.results import StudyResult
 from emolens.stats import bootstrap_mean, correlation, sign_flip_p
-from emolens.studies._common import READOUTS, against, chosen_row, layers_of, near, user, with_vectors
+from emolens.studies._common import READOUTS, against, check_size, chosen_row, layers_of, near, user, with_vectors
 from emolens.vectors.emotion_vectors import EmotionVectors
 
 NOTE = " This is note number {x} in my file."  # the null: the same number where it means nothing
@@ -86,6 +86,7 @@ def run(model: HookedModel, vectors: EmotionVectors, size: str = "full", seed: i
     '...% of the expected signs hold right before the reply, ... the null of flipped signs (p = ...); where the number
     means nothing, ...% do.'
     """
+    check_size(size)
     vectors.check_model(model)
     layers, rows = layers_of(vectors, size), []
     expected = [name for row in texts.stimuli("intensity") for name in row["expected"]]

@@ -12,7 +12,7 @@ from emolens.models.model import HookedModel
 from emolens.reading.read import activations, score
 from emolens.results import StudyResult
 from emolens.stats import bootstrap_mean, p_value
-from emolens.studies._common import READOUTS, against, chosen_row, layers_of, with_vectors
+from emolens.studies._common import READOUTS, against, check_size, chosen_row, layers_of, with_vectors
 from emolens.vectors.emotion_vectors import EmotionVectors
 
 
@@ -72,6 +72,7 @@ def run(
     Traceback (most recent call last):
     ValueError: size='huge' is none of full, quick
     """
+    check_size(size)
     vectors.check_model(model)
     rows = with_vectors(texts.stimuli("showcase"), vectors, lambda row: {row["emotion"]}, "The transcripts")
     layers, out = layers_of(vectors, size), []
