@@ -79,8 +79,8 @@ def with_vectors(
     if len(left := {name for item in kept for name in emotions_of(item)}) < 2:
         known = sorted({name for item in everything for name in emotions_of(item)})
         raise NotForThisModel(
-            f"{what} can be read with these vectors for {', '.join(left) or 'no emotion'} only, and two are needed: the "
-            f"vectors are of {_few(vectors.emotions)}; the texts are of {_few(known)}"
+            f"{what} can be read with these vectors for {', '.join(left) or 'no emotion'} only, and two are needed: "
+            f"the vectors are of {_few(vectors.emotions)}; the texts are of {_few(known)}"
         )
     return kept
 

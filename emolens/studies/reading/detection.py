@@ -316,7 +316,7 @@ def wrong_answers(
     >>> pairs = [("happy", "proud"), ("sad", "lonely"), ("calm", "relaxed"), ("angry", "furious")]
     >>> cluster = {name: right for right, answer in pairs for name in (right, answer)}
     >>> wrong_answers(pairs, cluster, draws=99).table()["value"].round(1).tolist()
-    [1.0, 0.7]
+    [1.0, 0.5]
     """
     rated = pd.DataFrame(texts.ratings("glasgow")).T[["valence", "arousal"]]
     rated = (rated - rated.mean()) / rated.std()
