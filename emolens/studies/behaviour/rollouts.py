@@ -119,7 +119,7 @@ def of(
 def default_judge(model: HookedModel | Replier, rubric: str) -> Judge:
     """The local model itself, asked without the conversation; for a callable the keywords.
 
-    A small model does no better with an inbox of a thousand tokens before the reply, as `scripts/judges.py` measures.
+    A small model does no better with an inbox of a thousand tokens before the reply, as the study `judges` measures.
 
     >>> callable(default_judge(lambda conversation: "", "leverage"))
     True
