@@ -28,6 +28,12 @@ def vignettes() -> Corpus:
     return Corpus.from_jsonl(data_path("corpus", "vignettes.jsonl"))
 
 
+@cache
+def written() -> Corpus:
+    """The stories of twelve emotions that SmolLM2-135M-Instruct wrote itself."""
+    return Corpus.from_jsonl(data_path("corpus", "written_by_smollm2.jsonl"))
+
+
 def neutral() -> list[str]:
     """150 dialogues without emotion, for denoising."""
     return [row["text"] for row in _packaged("neutral")]

@@ -11,7 +11,7 @@ import torch
 
 from emolens.corpus.stories import Corpus
 from emolens.models.model import HookedModel
-from emolens.stats import BY_RANK, LEVEL, Verdict, family_p, outside_draws
+from emolens.stats import BY_RANK, LEVEL, Verdict, family_p, null_columns, outside_draws
 from emolens.steering.steer import default_layer
 from emolens.vectors.direction import Direction, unit
 from emolens.vectors.emotion_vectors import EmotionVectors
@@ -109,15 +109,6 @@ def _verdicts(p: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> np.ndarray
     for at in np.ndindex(shape):
         verdicts[at] = Verdict.of(float(values[at]) for values in p.values())
     return verdicts
-
-
-def null_columns(kind: str) -> tuple[str, str, str]:
-    """The columns of a table that hold the band of a kind of null, and p against it.
-
-    >>> null_columns("random")
-    ('random_low', 'random_high', 'p_random')
-    """
-    return f"{kind}_low", f"{kind}_high", f"p_{kind}"
 
 
 def random_directions(like: Direction, n: int, seed: int = 0) -> list[Direction]:
