@@ -30,7 +30,11 @@ def vignettes() -> Corpus:
 
 @cache
 def written() -> Corpus:
-    """The stories of twelve emotions that SmolLM2-135M-Instruct wrote itself."""
+    """65 stories of twelve emotions that SmolLM2-135M-Instruct wrote itself, as `generate` leaves them.
+
+    >>> written()
+    Corpus(65 stories of 12 emotions: 65 generated)
+    """
     return Corpus.from_jsonl(data_path("corpus", "written_by_smollm2.jsonl"))
 
 
