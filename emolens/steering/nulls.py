@@ -70,11 +70,11 @@ class Nulls:
 
     def centre(self) -> dict[str, np.ndarray]:
         """Where each kind lies: the mean over its draws [*family]."""
-        return {kind: values.mean(axis=0) for kind, values in self.effects.items()}
+        return {kind: np.asarray(values.mean(axis=0)) for kind, values in self.effects.items()}
 
     def spread(self) -> dict[str, np.ndarray]:
         """How far the draws of each kind scatter: their standard deviation [*family]."""
-        return {kind: values.std(axis=0, ddof=1) for kind, values in self.effects.items()}
+        return {kind: np.asarray(values.std(axis=0, ddof=1)) for kind, values in self.effects.items()}
 
     def band(self, level: float = 1 - LEVEL) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Where `level` of single draws lie [*family]: quantiles, or with fewer than 39 draws Student's interval."""
@@ -84,7 +84,7 @@ class Nulls:
                 low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2], axis=0)
             else:
                 _, low, high = outside_draws(values[0], values, level=level)
-            bands[kind] = (low, high)
+            bands[kind] = (np.asarray(low), np.asarray(high))  # a family of one, too
         return bands
 
     def p(self, observed: Any) -> dict[str, np.ndarray]:
