@@ -37,21 +37,6 @@ class NotForThisModel(ValueError):
     """A study that cannot be run on a model as it is: what it needs is said, and `make results` goes on."""
 
 
-def other_embedded(model: HookedModel) -> tuple[HookedModel, EmotionVectors]:
-    """The other embedded model with its vectors, to read what `model` writes.
-
-    Raises:
-        NotForThisModel: `model` is not embedded, so that there is no other one; give `other=`.
-    """
-    known = known_models()
-    if model.name not in known:
-        raise NotForThisModel(
-            f"{model.name} has no other model beside it to read its texts: give other=(model, vectors)"
-        )
-    other = load(next(name for name in known if name != model.name))
-    return other, derive(other)
-
-
 def check_size(size: str) -> None:
     """Raise ValueError for a size that no study has."""
     if size not in SIZES:

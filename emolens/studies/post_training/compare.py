@@ -321,7 +321,7 @@ def summary_headline(table: pd.DataFrame) -> str:
     first = table[(table["ruler"] == table["ruler"].iloc[0]) & (table["child"] == table["child"].iloc[0])]
     ends = first.sort_values("layer").iloc[[0, -1]]
     start, stop = (f"{row.size_challenging:.3f} at block {row.layer}" for row in ends.itertuples())
-    return f"The mean size of a shift goes from {start} to {stop} in {first['child'].iloc[0]}."
+    return f"The mean size of a shift goes from {start} to {stop} in {first['child'].iloc[0].split('+')[-1]}."
 
 
 def axes_headline(frame: pd.DataFrame, layer: int) -> str:
