@@ -25,6 +25,7 @@ from emolens.reading.scan import scan as scan
 from emolens.reading.scan_result import Scan as Scan
 from emolens.results import StudyResult as StudyResult
 from emolens.steering import measures as measures
+from emolens.steering.dose_response import Doses as Doses
 from emolens.steering.dose_response import dose_response as dose_response
 from emolens.steering.nulls import Nulls as Nulls
 from emolens.steering.nulls import null_directions as null_directions
