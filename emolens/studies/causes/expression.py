@@ -44,8 +44,8 @@ class Written:
         self.kept: dict[Any, list[str]] = {}
 
     def __call__(self, model: HookedModel, prompt: str) -> list[str]:
-        under = [(one.layers, one.mode, str(one.where), one.values.numpy().tobytes(), one.target.numpy().tobytes())
-                 for one in model.steering]  # fmt: skip
+        under = [(one.layers, one.mode, one.operator, str(one.where), one.values.numpy().tobytes(),
+                  one.target.numpy().tobytes()) for one in model.steering]  # fmt: skip
         key = (model.fingerprint, prompt, *under)
         if key not in self.kept:
             self.kept[key] = model.generate([prompt] * model.rows, self.max_new_tokens, seed=self.seed)
