@@ -22,6 +22,11 @@ def dose_response(
     Args:
         frame: a row for each `direction` and `strength`: `effect`, `low`, `high`; and for each kind of null
             `{kind}_low` and `{kind}_high`, drawn as one grey band, the widest of the kinds.
+
+    >>> frame = pd.DataFrame({"direction": "calm", "strength": [-0.1, 0.1], "effect": [-1, 1], "low": [-2, 0],
+    ...                       "high": [0, 2]})
+    >>> dose_response(frame, ylabel="log-odds").get_ylabel()
+    'log-odds'
     """
     require(frame, "direction", "strength", "effect", "low", "high")
     ax = ax or new_axes(7.5, 4.2)
@@ -65,6 +70,11 @@ def effect_dots(
         frame: a row for each `contrast` and `direction`: `effect`, `low`, `high`; for each kind of null
             `{kind}_low` and `{kind}_high`, drawn as one grey bar, the widest of the kinds; and the `verdict`.
         contrasts: which; default the first two.
+
+    >>> frame = pd.DataFrame({"contrast": "threat", "direction": ["calm", "sad"], "effect": [0.2, -0.1],
+    ...                       "low": [0.1, -0.2], "high": [0.3, 0], "verdict": "no null"})
+    >>> [label.get_text() for label in effect_dots(frame).get_yticklabels()]
+    ['calm', 'sad']
     """
     require(frame, "contrast", "direction", "effect", "low", "high", "verdict")
     shown = list(contrasts) or list(dict.fromkeys(frame["contrast"]))[:2]
@@ -98,6 +108,9 @@ def scatter(
         group: the column whose entries get a colour and a marker each.
         label: the column with names; those of the most extreme rows are written, where there is room.
         null: what the rows without `x` are; then 95 % of their `y` is drawn as a grey band.
+
+    >>> scatter(pd.DataFrame({"valence": [1, 2, 3], "score": [0.1, 0.3, 0.2]}), "valence", "score").get_xlabel()
+    'valence'
     """
     require(frame, x, y)
     ax = ax or new_axes(6.8, 4.6)
@@ -147,6 +160,10 @@ def patch_map(frame: pd.DataFrame, title: str = "", ax: Axes | None = None) -> A
 
     Args:
         frame: what `patch` gives for one measure and site: `layer`, `share`, and `position` and `token`, or `head`.
+
+    >>> frame = pd.DataFrame({"layer": [0, 0, 1, 1], "head": [0, 1, 0, 1], "position": None, "share": [0, 0.1, 0.9, 0]})
+    >>> patch_map(frame).get_xlabel()
+    'head'
     """
     require(frame, "layer", "share")
     if "measure" in frame and frame["measure"].nunique() > 1:

@@ -248,7 +248,7 @@ class EmotionVectors:
         >>> [name for name, cosine in shipped.nearest("calm", 3)]
         ['peaceful', 'serene', 'relaxed']
         >>> [name for name, cosine in shipped.nearest(shipped["happy"] - shipped["sad"], 1)]
-        ['happy']
+        ['cheerful']
         """
         k, layer = whole_number(k, "k", least=1), self.default_layer if layer is None else layer
         vectors = self.matrix(layer, method)
