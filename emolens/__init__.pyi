@@ -42,6 +42,7 @@ from emolens.training.posttrain import Recipe as Recipe
 from emolens.training.posttrain import posttrain as posttrain
 from emolens.vectors import geometry as geometry
 from emolens.vectors import pooling as pooling
+from emolens.vectors.control_vector import import_gguf as import_gguf
 from emolens.vectors.derive import derive as derive
 from emolens.vectors.derive import fit as fit
 from emolens.vectors.direction import Direction as Direction
