@@ -135,6 +135,15 @@ class Verdict(StrEnum):
         return cls.NO_NULL if not values else cls.BEYOND if max(values) <= LEVEL else cls.INSIDE
 
 
+def null_columns(kind: str) -> tuple[str, str, str]:
+    """The columns of a table that hold the band of a kind of null, and p against it.
+
+    >>> null_columns("random")
+    ('random_low', 'random_high', 'p_random')
+    """
+    return f"{kind}_low", f"{kind}_high", f"p_{kind}"
+
+
 def family_p(observed: Any, null: Any) -> np.ndarray:
     """p of each effect of a family: how far it lies from where its null lies, against the furthest of each draw.
 

@@ -12,9 +12,9 @@ from tqdm.auto import tqdm
 from emolens.models.encoding import Text
 from emolens.models.model import HookedModel
 from emolens.results import StudyResult
-from emolens.stats import Contrast, Verdict, contrast, finite
+from emolens.stats import Contrast, Verdict, contrast, finite, null_columns
 from emolens.steering.measures import Measure, coherence
-from emolens.steering.nulls import Nulls, null_columns
+from emolens.steering.nulls import Nulls
 from emolens.steering.steer import Where, steer
 from emolens.vectors.direction import Direction
 
@@ -80,6 +80,7 @@ def dose_response(
         measure, items: of `cells`; intervals resample the items.
         doses: what is steered. Without nulls no verdict is given.
         bounds: the least and greatest value that the measure can have: a baseline there can't be measured.
+        unit: of the measure, written beside the axis of the figure.
         options: of `cells`: cost_prompts, rows_at_once, progress.
 
     Returns:
@@ -98,9 +99,9 @@ def dose_response(
     """
     values = cells(model, measure, items, doses, seed=seed, **options)
     frame = table(values, contrast(range(len(items)), seed=seed), bounds)
-    options = {"ylabel": unit or "effect", "nulls": list(values.nulls.kinds)}
+    figure_options = {"ylabel": unit or "effect", "nulls": list(values.nulls.kinds)}
     null = _null_sentence(doses.nulls)
-    return StudyResult("dose_response", frame, _headline(frame, unit), null, "dose_response", options)
+    return StudyResult("dose_response", frame, headline(frame), null, "dose_response", figure_options)
 
 
 @dataclass(frozen=True)
@@ -238,23 +239,28 @@ def table(values: Cells, over: Contrast, bounds: tuple[float, float] | None = No
 
 
 def _null_sentence(nulls: Nulls) -> str:
-    if not nulls.families:
+    if not nulls:
         return "none: no nulls were given"
     counts = " and ".join(f"{len(draws)} families of {kind}" for kind, draws in nulls.families.items())
     return f"{counts}; the slope's distance from their centre against the furthest of each family"
 
 
-def _headline(frame: pd.DataFrame, unit: str) -> str:
-    """The steepest direction, and which are beyond the null."""
+def headline(frame: pd.DataFrame) -> str:
+    """The direction of the steepest slope, and which directions are beyond every null.
+
+    >>> table = pd.DataFrame({"direction": ["calm", "sad"], "slope": [0.5, -2.0], "verdict": list(Verdict)[:2]})
+    >>> headline(table)
+    'Of 2 directions, sad changes the measure most, by -0.200 for a strength of 0.1; beyond the null: calm.'
+    """
     each = frame.drop_duplicates("direction").set_index("direction")
-    steepest = each["slope"].abs().idxmax()
     verdicts = each["verdict"]
-    change = f"{steepest} changes the measure most, by {each['slope'][steepest] / 10:+.3f}"
-    said = f"{change}{' ' + unit if unit else ''} for a strength of 0.1; "
-    if (verdicts == Verdict.NO_NULL).all():
-        return said + "there is no null to hold this against."
     if (verdicts == Verdict.UNMEASURABLE).all():
         return "The baseline lies at the end of the scale, so the effect of steering cannot be measured."
+    steepest = each["slope"].abs().idxmax()
+    change = f"{steepest} changes the measure most, by {each['slope'][steepest] / 10:+.3f} for a strength of 0.1"
+    among = f"Of {len(each)} directions, {change}" if len(each) > 1 else change[0].upper() + change[1:]
+    if (verdicts == Verdict.NO_NULL).all():
+        return f"{among}; there is no null to hold this against."
     beyond = list(verdicts.index[verdicts == Verdict.BEYOND])
-    few = f"{', '.join(beyond[:3])}{' and others' if len(beyond) > 3 else ''}" if beyond else "none"
-    return said + f"beyond both nulls: {few} of {len(each)} directions."
+    named = f"{', '.join(beyond[:3])}{' and others' if len(beyond) > 3 else ''}" if beyond else "none"
+    return f"{among}; beyond the null: {named}."

@@ -11,7 +11,7 @@ import torch
 
 from emolens.corpus.stories import Corpus
 from emolens.models.model import HookedModel
-from emolens.stats import BY_RANK, LEVEL, Verdict, family_p, outside_draws
+from emolens.stats import BY_RANK, LEVEL, Verdict, family_p, null_columns, outside_draws
 from emolens.steering.steer import default_layer
 from emolens.vectors.direction import Direction, unit
 from emolens.vectors.emotion_vectors import EmotionVectors
@@ -70,11 +70,11 @@ class Nulls:
 
     def centre(self) -> dict[str, np.ndarray]:
         """Where each kind lies: the mean over its draws [*family]."""
-        return {kind: values.mean(axis=0) for kind, values in self.effects.items()}
+        return {kind: np.asarray(values.mean(axis=0)) for kind, values in self.effects.items()}
 
     def spread(self) -> dict[str, np.ndarray]:
         """How far the draws of each kind scatter: their standard deviation [*family]."""
-        return {kind: values.std(axis=0, ddof=1) for kind, values in self.effects.items()}
+        return {kind: np.asarray(values.std(axis=0, ddof=1)) for kind, values in self.effects.items()}
 
     def band(self, level: float = 1 - LEVEL) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Where `level` of single draws lie [*family]: quantiles, or with fewer than 39 draws Student's interval."""
@@ -84,7 +84,7 @@ class Nulls:
                 low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2], axis=0)
             else:
                 _, low, high = outside_draws(values[0], values, level=level)
-            bands[kind] = (low, high)
+            bands[kind] = (np.asarray(low), np.asarray(high))  # a family of one, too
         return bands
 
     def limits(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -123,15 +123,6 @@ def _verdicts(p: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> np.ndarray
     for at in np.ndindex(shape):
         verdicts[at] = Verdict.of(float(values[at]) for values in p.values())
     return verdicts
-
-
-def null_columns(kind: str) -> tuple[str, str, str]:
-    """The columns of a table that hold the band of a kind of null, and p against it.
-
-    >>> null_columns("random")
-    ('random_low', 'random_high', 'p_random')
-    """
-    return f"{kind}_low", f"{kind}_high", f"p_{kind}"
 
 
 def random_directions(like: Direction, n: int, seed: int = 0) -> list[Direction]:

@@ -37,25 +37,35 @@ class NotForThisModel(ValueError):
     """A study that cannot be run on a model as it is: what it needs is said, and `make results` goes on."""
 
 
-def other_embedded(model: HookedModel) -> tuple[HookedModel, EmotionVectors]:
-    """The other embedded model with its vectors, to read what `model` writes.
-
-    Raises:
-        NotForThisModel: `model` is not embedded, so that there is no other one; give `other=`.
-    """
-    known = known_models()
-    if model.name not in known:
-        raise NotForThisModel(
-            f"{model.name} has no other model beside it to read its texts: give other=(model, vectors)"
-        )
-    other = load(next(name for name in known if name != model.name))
-    return other, derive(other)
-
-
 def check_size(size: str) -> None:
     """Raise ValueError for a size that no study has."""
     if size not in SIZES:
         raise ValueError(f"size={size!r} is none of {', '.join(SIZES)}")
+
+
+def emotions_of(vectors: EmotionVectors, wanted: Sequence[str], fewest: int = 2) -> list[str]:
+    """Those of the wanted emotions that the vectors have, in the order in which they are wanted.
+
+    Raises:
+        NotForThisModel: fewer than `fewest` of them; names what is wanted.
+    """
+    known = [name for name in wanted if name in vectors.emotions]
+    if len(known) < fewest:
+        some = ", ".join(list(wanted)[:12]) + (" ..." if len(wanted) > 12 else "")
+        raise NotForThisModel(
+            f"the vectors have {len(known)} of the {len(wanted)} emotions that this study can look at ({some}); at "
+            f"least {fewest} are needed: derive vectors for some of them, or name other emotions"
+        )
+    return known
+
+
+def other_embedded(model: HookedModel) -> tuple[HookedModel, EmotionVectors] | None:
+    """The other embedded model with its vectors, where `model` is an embedded one."""
+    names = known_models()
+    if model.name not in names:
+        return None
+    other = load(next(name for name in names if name != model.name))
+    return other, derive(other)
 
 
 def near(vectors: EmotionVectors, layer: int) -> int:

@@ -100,6 +100,8 @@ def run(
     if size == "quick":
         prompts, strengths = prompts[:4], strengths[-1:]
     reader = other_embedded(model) if other is None else other
+    if reader is None:
+        raise NotForThisModel(f"no other model ships beside {model.name} to read what it writes: give other=")
     cells = _cells(model, vectors, strengths, steered, DRAWS if size == "full" else 0, seed)
     parts = [
         measured(model, vectors, reader, prompt, cells, (steered, at), seed) for prompt in tqdm(prompts, unit="prompt")

@@ -321,7 +321,7 @@ def summary_headline(table: pd.DataFrame) -> str:
     first = table[(table["ruler"] == table["ruler"].iloc[0]) & (table["child"] == table["child"].iloc[0])]
     ends = first.sort_values("layer").iloc[[0, -1]]
     start, stop = (f"{row.size_challenging:.3f} at block {row.layer}" for row in ends.itertuples())
-    return f"The mean size of a shift goes from {start} to {stop} in {first['child'].iloc[0]}."
+    return f"The mean size of a shift goes from {start} to {stop} in {first['child'].iloc[0].split('+')[-1]}."
 
 
 def axes_headline(frame: pd.DataFrame, layer: int) -> str:
@@ -348,7 +348,7 @@ def moved(base: EmotionVectors, post: EmotionVectors, layers: Sequence[int] | No
     tables = []
     for layer in base.layers if layers is None else layers:
         for method in ("raw", "denoised", "whitened"):
-            cosine = base.agreement(post, layer, method).numpy()
+            cosine = base.cosine_with(post, layer, method).numpy()
             half = base.split_half(layer, method).numpy()
             low, high = np.quantile(cosine, [0.025, 0.975])
             row = {"layer": layer, "method": method, "effect": cosine.mean(), "low": low, "high": high}

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import pandas as pd
+
 import emolens.corpus as texts
 from emolens.models.model import HookedModel
 from emolens.results import StudyResult
@@ -9,7 +11,6 @@ from emolens.studies._common import check_size
 from emolens.studies.geometry import alignment
 from emolens.studies.post_training.compare import (
     compare,
-    headline,
     moved,
     null_of,
     packaged_posts,
@@ -46,11 +47,24 @@ def run(
         children, null = children[:1], null or ()
     unmoved = [child.model for child in null_children(model)] if null is None else list(null)
     plain, layer = texts.stories("plain"), vectors.chosen_layer()
-    both = compare(model, children, null=unmoved, layers=[layer], corpus=plain).table()
-    results = {"rulers": StudyResult("rulers", summary(both), headline(both), null_of(len(unmoved)))}
+    table = summary(compare(model, children, null=unmoved, layers=[layer], corpus=plain).table())
+    results = {"rulers": StudyResult("rulers", table, headline(table), null_of(len(unmoved)))}
     base = derive(model, plain, [layer])
     for child in children:
         name, vectors_of_child = child.name.split("+")[-1], derive(child, plain, [layer])
         results[f"moved_{name}"] = moved(base, vectors_of_child)
-        results[f"geometry_{name}"] = alignment.between(model, base, child, vectors_of_child, same=layer, corpus=plain)
+        pair = (child, vectors_of_child)
+        results[f"geometry_{name}"] = alignment.between(model, base, pair, same=layer, corpus=plain)
     return results
+
+
+def headline(table: pd.DataFrame) -> str:
+    """How far the correlation of base and child depends on the ruler.
+
+    >>> table = pd.DataFrame({"child": "a", "ruler": ["base", "post"], "r_challenging": [0.81, 0.86]})
+    >>> headline(table)
+    'Base and child correlate at 0.81 to 0.86 over the emotions, by the ruler they are read with.'
+    """
+    r = table["r_challenging"]
+    span = f"{r.min():.2f} to {r.max():.2f}"
+    return f"Base and child correlate at {span} over the emotions, by the ruler they are read with."
