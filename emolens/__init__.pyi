@@ -3,6 +3,7 @@
 from emolens import corpus as corpus
 from emolens import models as models
 from emolens import plots as plots
+from emolens import results as results
 from emolens import stats as stats
 from emolens import studies as studies
 from emolens import vectors as vectors

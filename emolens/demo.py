@@ -22,7 +22,7 @@ def main(folder: str | Path = "demo") -> None:
 
     print("3. Do they recognise emotions in texts they were not made from?")
     result = el.detect(model, vectors, el.corpus.vignettes())
-    print(f"   {result.verdict()}")
+    print(f"   {result.headline()}")
     reliable = vectors.split_half(layer)
     low, high = vectors.reliability_null[1, :, vectors.layers.index(layer)].tolist()
     print(

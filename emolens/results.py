@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from emolens.errors import did_you_mean
 from emolens.files import write_atomic
 
 DIGITS = 4  # of the numbers in a results file
@@ -47,9 +48,24 @@ class StudyResult:
         """One sentence with at most four numbers: what was found, and against which null."""
         return self.sentence
 
-    def details(self) -> Details:
-        """Every number with its null and interval, as a table that prints well at 100 columns."""
-        return Details(self.frame, self.null)
+    def details(self, **only: Any) -> Details:
+        """Every number with its null and interval, as a table that prints well at 100 columns.
+
+        Args:
+            only: the rows with these values, such as `layer=20` or `method=["denoised", "whitened"]`.
+
+        Raises:
+            ValueError: a column that the table does not have, or a value that occurs in no row.
+        """
+        frame = self.frame
+        for column, wanted in only.items():
+            if column not in frame:
+                near = did_you_mean(column, list(map(str, frame)))
+                raise ValueError(f"the result {self.name!r} has no column {column!r}{near}; it has {', '.join(frame)}")
+            frame = frame[frame[column].isin(wanted if isinstance(wanted, (list, tuple)) else [wanted])]
+            if frame.empty:
+                raise ValueError(f"the result {self.name!r} has no row with {column}={wanted!r}")
+        return Details(frame, self.null)
 
     def table(self) -> pd.DataFrame:
         """The measured table, to compute with."""
@@ -150,6 +166,22 @@ def load_results(path: str | Path) -> dict[str, StudyResult]:
         }
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} holds no results of this version ({error!r}); measure them again") from error
+
+
+def load_folder(folder: str | Path) -> dict[str, dict[str, StudyResult]]:
+    """All results of a model that `emolens run` wrote: by study, then by name.
+
+    Raises:
+        ValueError: a folder without results; says how to measure them.
+
+    >>> load_folder("results/tiny")
+    Traceback (most recent call last):
+    ValueError: no results in results/tiny: measure them with `emolens run --all --model tiny`
+    """
+    paths = sorted(Path(folder).glob("*.json"))
+    if not paths:
+        raise ValueError(f"no results in {folder}: measure them with `emolens run --all --model {Path(folder).name}`")
+    return {path.stem: load_results(path) for path in paths}
 
 
 def named(results: StudyResult | Mapping[str, StudyResult]) -> dict[str, StudyResult]:

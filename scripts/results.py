@@ -2,8 +2,7 @@
 
 Writes `figures/data/PART-MODEL.json` for each part (tables with nulls and intervals, verdicts, the stamp, how many
 minutes it took with how many threads); the parts post_training and rulers are of the base model alone, surface and
-behaviour of the instruct model. With the instruct model, `figures/data/written-stories.jsonl`: stories that it wrote
-itself. The notebooks show these numbers and check that what they measure live agrees.
+behaviour of the instruct model. The notebooks show these numbers and check that what they measure live agrees.
 """
 
 import argparse
@@ -11,113 +10,19 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 
 import emolens as el
 from emolens import studies
-from emolens.files import write_atomic
 from emolens.results import StudyResult, load_results, save_results
-from emolens.vectors.derive import fit
-from emolens.vectors.emotion_vectors import METHODS
 
 DATA = Path(__file__).parent.parent / "figures" / "data"
-WRITTEN = DATA / "written-stories.jsonl"
-WRITTEN_EMOTIONS = list(TWELVE)
-TOPICS = ["a delayed train", "a family dinner", "a lost key", "the first day at work", "a letter", "a walk by the sea"]
-
-
-def reliability(vectors: el.EmotionVectors) -> StudyResult:
-    """Split-half cosine by layer and method, with quantiles over emotions and the null."""
-    rows = []
-    for m, method in enumerate(METHODS):
-        for row, layer in enumerate(vectors.layers):
-            cosine = vectors.reliability[m, :, row].numpy()
-            null = vectors.reliability_null[m, :, row].tolist()
-            low, high = np.quantile(cosine, [0.025, 0.975])
-            rows.append([method, layer, cosine.mean(), low, high, *null])
-    frame = pd.DataFrame(rows, columns=["method", "layer", "cosine", "low", "high", "null_low", "null_high"])
-    at = frame[frame["layer"].eq(vectors.default_layer) & frame["method"].eq("denoised")].iloc[0]
-    sentence = (
-        f"Denoised vectors from two halves of the topics agree at block {vectors.default_layer} with a mean cosine of "
-        f"{at['cosine']:.2f} (95 % of the emotions: {at['low']:.2f} to {at['high']:.2f}; vectors of different "
-        f"emotions: {at['null_low']:.2f} to {at['null_high']:.2f})."
-    )
-    return StudyResult("reliability", frame, sentence, "reliability")
-
-
-def centres(model: el.HookedModel, vectors: el.EmotionVectors) -> StudyResult:
-    """Detection at the chosen layers for every centre."""
-    tables = []
-    for centre in ("set", "register", "stories", "neutral"):
-        for method in METHODS:
-            layers = [vectors.chosen_layer(method)]
-            study = el.detect(model, vectors, el.corpus.vignettes(), layers, [method], centre, progress=False)
-            tables.append(study.table())
-    return StudyResult("centres", pd.concat(tables), "What the texts are centred on, at the chosen blocks.")
-
-
-def sources(model: el.HookedModel, vectors: el.EmotionVectors) -> StudyResult:
-    """Detection with vectors from plain stories, literary ones, both, and stories that a model wrote itself."""
-    packaged, written = el.corpus.stories(), el.Corpus.from_jsonl(WRITTEN)
-    pooled, own = el.pool(model, packaged.texts), el.pool(model, written.texts)
-    neutral = el.token_moments(model, el.corpus.neutral(), sorted({vectors.chosen_layer(m) for m in METHODS}))
-    options: dict[str, Any] = {
-        "shrinkage": vectors.stamp["chosen"]["whitened"]["shrinkage"],
-        "layers": neutral.layers,
-        "stamp": vectors.stamp,
-    }
-    tables = []
-    for emotions in (el.corpus.EMOTIONS, WRITTEN_EMOTIONS):
-        fitted = {}
-        for name, registers in (("plain", {"plain"}), ("literary", {"literary"}), ("both", {"plain", "literary"})):
-            keep = torch.tensor([s.emotion in emotions and s.register in registers for s in packaged])
-            fitted[name] = (fit(pooled, packaged, neutral, keep=keep, **options), int(keep.sum()))
-        if emotions is WRITTEN_EMOTIONS:
-            fitted["written by the model"] = (fit(own, written, neutral, **options), len(written))
-        targets = el.corpus.vignettes().where(emotion=emotions)
-        for name, (candidate, stories) in fitted.items():
-            for method in ("denoised", "whitened"):
-                layers = [vectors.chosen_layer(method)]
-                study = el.detect(model, candidate, targets, layers, [method], progress=False)
-                tables.append(study.table().assign(source=name, stories=stories, emotions=len(emotions)))
-    return StudyResult("sources", pd.concat(tables), "Vectors from other stories, tested on the same vignettes.")
-
-
-def derivation(model: el.HookedModel, vectors: el.EmotionVectors) -> dict[str, StudyResult]:
-    """Notebook 01."""
-    return {
-        "vignettes": el.detect(model, vectors, el.corpus.vignettes()),
-        "sweep": StudyResult("sweep", pd.DataFrame(vectors.stamp["sweep"]), "Left-out topics of the stories."),
-        "centres": centres(model, vectors),
-        "reliability": reliability(vectors),
-        "sources": sources(model, vectors),
-    }
-
-
-def reading(model: el.HookedModel, vectors: el.EmotionVectors) -> dict[str, StudyResult]:
-    """Notebook 02."""
-    literary = el.refit(model, vectors, register="literary")
-    return {
-        "vignettes": studies.vignettes.run(model, vectors),
-        "confusions": studies.vignettes.confusions(model, vectors),
-        "implicit": studies.implicit.run(model, vectors),
-        "implicit_literary": studies.implicit.run(model, literary),
-        "implicit_matrix": studies.implicit.matrix(model, vectors),
-        "numbers": studies.numbers.run(model, vectors),
-        "number_curves": studies.numbers.shown(model, vectors),
-        "negation": studies.negation.run(model, vectors),
-        "binding": studies.binding.run(model, vectors),
-        "transcripts": studies.transcripts.run(model, vectors),
-        "documents": studies.documents.run(model, vectors),
-        "lexical": studies.lexical.run(model, vectors),
-    }
 
 
 def geometry(model: el.HookedModel, vectors: el.EmotionVectors) -> dict[str, StudyResult]:
     """Notebook 03."""
-    written = {"written by a model": el.Corpus.from_jsonl(WRITTEN)}
+    written = {"written by a model": el.corpus.written()}
     found = {
         f"circumplex_{register}_{method}": studies.circumplex.run(model, vectors, "full", register, method)
         for register in ("plain", "literary", "both")
@@ -272,7 +177,7 @@ def behaviour(model: el.HookedModel, vectors: el.EmotionVectors) -> dict[str, St
     return found
 
 
-PARTS = {"derivation": derivation, "reading": reading, "geometry": geometry}
+PARTS = {"geometry": geometry}
 PARTS |= {"patching": patching, "steering": steering, "writing": writing, "preferences": preferences}
 PARTS |= {"leverage": leverage, "reward_hacking": reward_hacking, "sycophancy": sycophancy}
 PARTS |= {"traces": traces, "surface": surface, "behaviour": behaviour}
@@ -286,11 +191,6 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--models", nargs="+", choices=el.embedded.known_models(), default=el.embedded.known_models())
     options = parser.parse_args()
-    if not WRITTEN.exists():
-        draft = WRITTEN.with_suffix(".draft.jsonl")
-        writer = el.load("smollm2-135m-instruct")
-        el.corpus.generate(writer, WRITTEN_EMOTIONS, TOPICS, 1, path=draft, batch_size=36)
-        write_atomic(WRITTEN, draft.read_bytes())
     for name in options.models:
         model = el.load(name)
         vectors = el.derive(model)

@@ -23,9 +23,9 @@ from matplotlib.patches import Circle, Rectangle
 from matplotlib.text import Text
 
 from emolens import plots
-from emolens.stats import Verdict
 from emolens.corpus.packaged import stories
 from emolens.models.encoding import Turn
+from emolens.stats import Verdict
 
 module = importlib.import_module("emolens.plots.heatmap")  # the name in the room is the function
 

@@ -282,11 +282,9 @@ def validate(
         found = _interval(agreement(mine, its, groups, seed=seed))
         rows.append({"label": label, "n": n, "judged": times} | shares | found)
     name = getattr(judge, "__name__", type(judge).__name__)
-    said = f"{name}: {overall} hand-labelled replies, {overall.share:.0%} labelled alike"
-    said += f", {judged.count(INVALID)} invalid" if INVALID in judged else ""
-    sufficient = overall.kappa >= SUFFICIENT
-    said += "." if sufficient else f". No verdict: below kappa {SUFFICIENT} what this judge counts means nothing."
-    return StudyResult("judge", pd.DataFrame(rows), said)
+    agrees = f"{name} agrees with the hand labels at kappa {overall.kappa:.2f} [{overall.low:.2f}, {overall.high:.2f}]"
+    trusted = "enough for a verdict" if overall.kappa >= SUFFICIENT else f"below {SUFFICIENT}, so there is no verdict"
+    return StudyResult("judge", pd.DataFrame(rows), f"{agrees}, {trusted}.", "kappa: agreement beyond chance")
 
 
 def is_sufficient(validation: StudyResult) -> bool:

@@ -87,6 +87,20 @@ class Nulls:
             bands[kind] = (np.asarray(low), np.asarray(high))  # a family of one, too
         return bands
 
+    def limits(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """What an effect [*family] has to pass to be beyond a kind: `band`, widened for the size of the family."""
+        limits = {}
+        for kind, values in self.effects.items():
+            if len(values) < BY_RANK:
+                _, low, high = outside_draws(values[0], values, level=1 - LEVEL / values[0].size)
+            else:
+                centre, spread = values.mean(axis=0), values.std(axis=0, ddof=1)
+                distance = np.abs(values - centre) / np.where(spread > 0, spread, 1)
+                reach = np.quantile(distance.reshape(len(values), -1).max(axis=1), 1 - LEVEL, method="higher")
+                low, high = centre - reach * spread, centre + reach * spread
+            limits[kind] = (low, high)
+        return limits
+
     def p(self, observed: Any) -> dict[str, np.ndarray]:
         """p of each effect [*family] against each kind (see `stats.family_p`)."""
         return {kind: family_p(observed, values) for kind, values in self.effects.items()}

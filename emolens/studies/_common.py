@@ -1,7 +1,7 @@
 """What the studies share: which layers they look at, and how places in a text are found."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -12,6 +12,7 @@ from emolens.models.embedded import known_models
 from emolens.models.encoding import Message
 from emolens.models.loading import load
 from emolens.models.model import HookedModel
+from emolens.stats import Verdict, bootstrap_mean, p_text, sign_flip_p
 from emolens.vectors.derive import derive
 from emolens.vectors.emotion_vectors import EmotionVectors
 
@@ -72,14 +73,55 @@ def near(vectors: EmotionVectors, layer: int) -> int:
     return min(vectors.layers, key=lambda own: abs(own - layer))
 
 
+Item = TypeVar("Item")
+
+
+def with_vectors(
+    items: Iterable[Item], vectors: EmotionVectors, emotions_of: Callable[[Item], Collection[str]], what: str
+) -> list[Item]:
+    """The items of a stimulus set whose emotions all have a vector.
+
+    Raises:
+        NotForThisModel: these are of fewer than two emotions; says of which the set is.
+    """
+    everything = list(items)
+    kept = [item for item in everything if set(emotions_of(item)) <= set(vectors.emotions)]
+    if len(left := {name for item in kept for name in emotions_of(item)}) < 2:
+        known = sorted({name for item in everything for name in emotions_of(item)})
+        raise NotForThisModel(
+            f"{what} can be read with these vectors for {', '.join(left) or 'no emotion'} only, and two are needed: "
+            f"the vectors are of {_few(vectors.emotions)}; the texts are of {_few(known)}"
+        )
+    return kept
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+def chosen_row(frame: pd.DataFrame, vectors: EmotionVectors, method: str = "denoised", **values: Any) -> pd.Series:
+    """The row of a readout at the layer that was chosen for it, among those with these values."""
+    wanted = {"method": method, "layer": near(vectors, vectors.chosen_layer(method))} | values
+    keep = [(frame[column] == value).to_numpy() for column, value in wanted.items()]
+    return frame[np.all(keep, axis=0)].iloc[0]
+
+
 def chosen_rows(frame: pd.DataFrame, vectors: EmotionVectors, **values: Any) -> Iterator[tuple[str, pd.Series]]:
     """Each readout at the layer that was chosen for it, in words, and its row among those with these values."""
     for method in READOUTS:
-        wanted = {"method": method, "layer": near(vectors, vectors.chosen_layer(method))} | values
-        part = frame
-        for column, value in wanted.items():
-            part = part[part[column] == value]
-        yield f"{method} at block {wanted['layer']}", part.iloc[0]
+        row = chosen_row(frame, vectors, method, **values)
+        yield f"{method} at block {row['layer']}", row
+
+
+def against(p: float, null: str) -> str:
+    """How an effect with this p came out against a null, in words: "beyond the null of flipped signs (p = 0.025)"."""
+    return f"{Verdict.of([p])} of {null} ({p_text(p)})"
+
+
+def flipped(effects: np.ndarray, seed: int = 0) -> dict[str, float]:
+    """The mean of independent effects, its bootstrap interval, and p by flipping their signs."""
+    low, high = bootstrap_mean(effects, seed=seed)
+    return {"effect": float(effects.mean()), "low": low, "high": high, "p": sign_flip_p(effects, seed=seed)}
 
 
 def tokens_before(model: HookedModel, text: str, end: int) -> int:

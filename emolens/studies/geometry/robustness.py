@@ -102,7 +102,7 @@ def _row(model: HookedModel, vectors: EmotionVectors, other: EmotionVectors, lay
     corpus = texts.vignettes()
     corpus = corpus.where(emotion=[name for name in corpus.emotions if name in other.emotions])
     if len(corpus.emotions) >= FEWEST_EMOTIONS:
-        detected = detect(model, other, corpus, [layer], [method], draws=9, progress=False).table().iloc[0]
+        detected = detect(model, other, corpus, [layer], [method], progress=False).table().iloc[0]
         row |= {"first": detected["first"], "first_five": detected["first_five"]}
     if 2 * len(other.emotions) < len(vectors.emotions):
         return row
