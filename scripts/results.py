@@ -20,68 +20,6 @@ from emolens.results import StudyResult, load_results, save_results
 DATA = Path(__file__).parent.parent / "figures" / "data"
 
 
-def geometry(model: el.HookedModel, vectors: el.EmotionVectors) -> dict[str, StudyResult]:
-    """Notebook 03."""
-    written = {"written by a model": el.corpus.written()}
-    found = {
-        f"circumplex_{register}_{method}": studies.circumplex.run(model, vectors, "full", register, method)
-        for register in ("plain", "literary", "both")
-        for method in ("denoised", "whitened")
-    }
-    found |= {
-        "circumplex_by_layer": studies.circumplex.by_layer(model, vectors),
-        "clusters": studies.clusters.run(model, vectors),
-        "alignment": studies.alignment.run(model, vectors),
-        "robustness": studies.robustness.run(model, vectors, others=written),
-    }
-    if model.name == "smollm2-135m-instruct":
-        other = el.load("gemma-3-270m")
-        found["between_models"] = studies.alignment.between(model, vectors, other, el.derive(other))
-    return found
-
-
-def patching(model: el.HookedModel, vectors: el.EmotionVectors) -> dict[str, StudyResult]:
-    """Notebook 04."""
-    return {
-        "run": studies.patching.run(model, vectors),
-        "through_the_vector": studies.patching.through_the_vector(model, vectors),
-        "heads": studies.patching.heads(model, vectors),
-    }
-
-
-def steering(model: el.HookedModel, vectors: el.EmotionVectors) -> dict[str, StudyResult]:
-    """Notebook 05, what needs no writing."""
-    return {"word_probability": studies.word_probability.run(model, vectors)}
-
-
-def writing(model: el.HookedModel, vectors: el.EmotionVectors) -> dict[str, StudyResult]:
-    """Notebook 05. What is written is read by VADER and by the other embedded model."""
-    other = el.load(next(name for name in el.embedded.known_models() if name != model.name))
-    found = studies.expression.run(model, vectors, other=(other, el.derive(other)))
-    conditions = studies.expression.conditions(model, vectors)
-    unsteered = studies.expression.unsteered(model)
-    return {
-        "tone": found["tone"],
-        "emotion": found["emotion"],
-        "unsteered": unsteered,
-        "window": studies.expression.window(found["tone"].table(), unsteered.table()["perplexity_own"].iloc[0]),
-        "conditions": conditions,
-        "by_layer": studies.expression.by_layer(conditions.table()),
-    }
-
-
-def preferences(model: el.HookedModel, vectors: el.EmotionVectors) -> dict[str, StudyResult]:
-    """Notebook 06."""
-    strengths = studies.preferences.strengths(model)
-    observed = studies.preferences.run(model, vectors, elo=strengths.table())
-    return {
-        "strengths": strengths,
-        "observed": observed,
-        "by_layer": studies.preferences.by_layer(model, vectors, strengths.table()),
-        "causal": studies.preferences.causal(model, vectors, strengths.table(), observed.table()),
-    }
-
-
 def post_training(model: el.HookedModel, vectors: el.EmotionVectors) -> dict[str, StudyResult]:
     """Notebook 07. The null children come from the user's cache, or are trained: some two minutes each."""
     study, chosen = studies.compare, vectors.chosen_layer()
@@ -177,9 +115,7 @@ def behaviour(model: el.HookedModel, vectors: el.EmotionVectors) -> dict[str, St
     return found
 
 
-PARTS = {"geometry": geometry}
-PARTS |= {"patching": patching, "steering": steering, "writing": writing, "preferences": preferences}
-PARTS |= {"leverage": leverage, "reward_hacking": reward_hacking, "sycophancy": sycophancy}
+PARTS = {"leverage": leverage, "reward_hacking": reward_hacking, "sycophancy": sycophancy}
 PARTS |= {"traces": traces, "surface": surface, "behaviour": behaviour}
 PARTS |= {"post_training": post_training, "rulers": rulers}
 ONLY = dict.fromkeys(("post_training", "rulers"), packaged_children.BASE)  # the other model is no base model
