@@ -83,7 +83,8 @@ def score_matrix(
         if scores.duplicated(["row", "column"]).any():
             raise ValueError("the table has two scores for the same row and column")
         scores = scores.pivot(index="row", columns="column", values="score").loc[rows, columns]
-    values, rows, columns = np.asarray(scores, dtype=float), list(rows or ()), list(columns or ())
+    values = np.asarray(scores, dtype=float)
+    rows, columns = (list(map(str, names or ())) for names in (rows, columns))
     _check(values, rows, columns)
     limit = float(np.abs(values).max()) or 1.0
     span = (-limit, limit) if lowest is None else (lowest, float(values.max()))
