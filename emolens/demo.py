@@ -30,7 +30,7 @@ def main(folder: str | Path = "demo") -> None:
         f"block {layer} (vectors of different emotions: {low:.2f} to {high:.2f})."
     )
     shipped = el.packaged_vectors(model)
-    agreement = vectors.agreement(shipped, shipped.default_layer)
+    agreement = vectors.cosine_with(shipped, shipped.default_layer)
     print(f"   Lowest cosine with the vectors that ship with emolens: {float(agreement.min()):.4f} over the emotions.")
     for emotion in ("calm", "desperate", "proud"):
         near = ", ".join(f"{name} {cosine:.2f}" for name, cosine in vectors.nearest(emotion, 4, layer))

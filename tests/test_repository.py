@@ -74,8 +74,8 @@ def test_transformer_lens_3_differs_in_itself_alone() -> None:
 def test_the_numbers_of_the_readme_are_those_that_were_measured() -> None:
     readme = " ".join((ROOT / "README.md").read_text().split())
     for model in ("smollm2-135m-instruct", "gemma-3-270m"):
-        measured = json.loads((ROOT / f"figures/data/derivation-{model}.json").read_text())
-        assert measured["results"]["vignettes"]["verdict"] in readme
+        measured = json.loads((ROOT / f"figures/data/{model}/detection.json").read_text())
+        assert measured["results"]["detection"]["headline"] in readme
         speed = json.loads((ROOT / f"benchmarks/results/extraction-{model}.json").read_text())
         ratios = [ratio for name, ratio in speed["emolens_speed_over"].items() if name != "emolens pooled"]
         shown = [f"{ratio:.2f}" for ratio in ratios] + [f"{speed['peak_memory_above_model_mb']} MB"]

@@ -281,8 +281,9 @@ def validate(
         mine, its = (["rest" if x not in (label, INVALID) else x for x in row] for row in (hand, judged))
         found = _interval(agreement(mine, its, groups, seed=seed))
         rows.append({"label": label, "n": n, "judged": times} | shares | found)
-    name = getattr(judge, "__name__", type(judge).__name__)
-    agrees = f"{name} agrees with the hand labels at kappa {overall.kappa:.2f} [{overall.low:.2f}, {overall.high:.2f}]"
+    agrees = (
+        f"The judge agrees with the hand labels at kappa {overall.kappa:.2f} [{overall.low:.2f}, {overall.high:.2f}]"
+    )
     trusted = "enough for a verdict" if overall.kappa >= SUFFICIENT else f"below {SUFFICIENT}, so there is no verdict"
     return StudyResult("judge", pd.DataFrame(rows), f"{agrees}, {trusted}.", "kappa: agreement beyond chance")
 

@@ -7,20 +7,33 @@ from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import ActivationCache
 
-from emolens.errors import did_you_mean
+from emolens.errors import did_you_mean, whole_number
 from emolens.models.batching import Batch, Pass, pad
 from emolens.models.encoding import Encoding, Message, Text, as_list, encode
 
+Layer = int | np.integer  # the index of a block
+Layers = Layer | Sequence[Layer] | np.ndarray
 HookFn = Callable[..., Any]  # TransformerLens's signature: (tensor, hook) -> tensor | None
 Runner = Callable[..., Tensor]  # of a Batch, and if need be of its Pass and a key-value cache
 HookName = str | tuple[int, str]  # a full name, or (layer, site)
 Hook = tuple[HookName, HookFn]
 AHooked = TypeVar("AHooked", bound="Hooked")
+
+
+def listed(layers: Any) -> list[Any]:
+    """Layers as a list, whether one is given or several, in a list, range, array or tensor.
+
+    >>> listed(3), listed(range(2))
+    ([3], [0, 1])
+    """
+    plain = layers.tolist() if hasattr(layers, "tolist") else layers
+    return list(plain) if isinstance(plain, Iterable) and not isinstance(plain, str) else [plain]
 
 
 class _Stop(Exception):
@@ -149,12 +162,30 @@ class Hooked:
 
     # --- running -----------------------------------------------------------------------------------
 
-    def check_layer(self, layer: int) -> int:
+    def check_layer(self, layer: Layer) -> int:
+        """The index of a block as an int. Raises TypeError for another kind of value, ValueError out of range.
+
+        >>> model.check_layer(4)
+        Traceback (most recent call last):
+        ValueError: layer 4 is out of range: tiny-llama has 4 blocks, 0 to 3
+        """
+        layer = whole_number(layer, "layer")
         if not 0 <= layer < self.n_layers:
             raise ValueError(
                 f"layer {layer} is out of range: {self.name} has {self.n_layers} blocks, 0 to {self.n_layers - 1}"
             )
         return layer
+
+    def check_layers(self, layers: Layers) -> tuple[int, ...]:
+        """One block or several as a tuple of ints. Raises ValueError for none, or for one that is named twice.
+
+        >>> model.check_layers(2), model.check_layers(range(3))
+        ((2,), (0, 1, 2))
+        """
+        chosen = tuple(self.check_layer(layer) for layer in listed(layers))
+        if not chosen or len(set(chosen)) < len(chosen):
+            raise ValueError(f"layers={layers!r}: name each block once, and at least one")
+        return chosen
 
     def hook_name(self, layer: int, site: str = "resid_post") -> str:
         """TransformerLens's name of a hook point: site "resid_post", "mlp_out", "attn.hook_z", ..."""

@@ -52,6 +52,10 @@ def emotion_map(
 
     Raises:
         ValueError: no rows, a column is missing, or a point without a place.
+
+    >>> frame = pd.DataFrame({"emotion": ["calm", "sad"], "x": [0.0, 1.0], "y": [1.0, 0.0], "valence": [0.8, -0.7]})
+    >>> emotion_map(frame, colour="valence").get_title()
+    'Map of the emotions'
     """
     places = _places(frame, x, y, label, colour, cluster)
     ax = ax or new_axes(11, 8)
@@ -92,6 +96,10 @@ def interactive_map(
     Raises:
         ImportError: plotly is not installed.
         ValueError: no rows, a column is missing, or a point without a place.
+
+    >>> frame = pd.DataFrame({"emotion": ["calm", "sad"], "x": [0.0, 1.0], "y": [1.0, 0.0]})
+    >>> type(interactive_map(frame)).__name__
+    'Figure'
     """
     try:
         from plotly import graph_objects

@@ -34,6 +34,10 @@ def similarity_matrix(
 
     Raises:
         ValueError: sizes that do not match, or numbers that are not finite.
+
+    >>> names = ["calm", "peaceful", "furious"]
+    >>> similarity_matrix(shipped[names].similarity(20), names).get_title()
+    'Similarity of 3 emotions'
     """
     values, names = np.asarray(matrix, dtype=float), list(names)
     if len(names) < 2:
@@ -68,6 +72,10 @@ def score_matrix(
     Raises:
         ValueError: a column is missing, a cell is missing or there twice, sizes that do not match, or
             numbers that are not finite.
+
+    >>> ax = score_matrix([[0.5, -0.1], [0.0, 0.4]], ["calm", "sad"], ["calm", "sad"], ylabel="texts of")
+    >>> ax.get_ylabel(), len(ax.patches)  # two dots and two frames
+    ('texts of', 4)
     """
     if isinstance(scores, pd.DataFrame) and rows is None and columns is None:
         require(scores, "row", "column", "score")

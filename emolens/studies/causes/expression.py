@@ -121,7 +121,7 @@ class Written:
 
     def __call__(self, model: HookedModel, prompt: str) -> list[str]:
         under = [
-            (s.layers, s.mode, str(s.where), s.values.numpy().tobytes(), s.target.numpy().tobytes())
+            (s.layers, s.mode, s.operator, str(s.where), s.values.numpy().tobytes(), s.target.numpy().tobytes())
             for s in model.steering
         ]
         key = (model.fingerprint, prompt, *under)

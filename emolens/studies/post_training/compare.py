@@ -348,7 +348,7 @@ def moved(base: EmotionVectors, post: EmotionVectors, layers: Sequence[int] | No
     tables = []
     for layer in base.layers if layers is None else layers:
         for method in ("raw", "denoised", "whitened"):
-            cosine = base.agreement(post, layer, method).numpy()
+            cosine = base.cosine_with(post, layer, method).numpy()
             half = base.split_half(layer, method).numpy()
             low, high = np.quantile(cosine, [0.025, 0.975])
             row = {"layer": layer, "method": method, "effect": cosine.mean(), "low": low, "high": high}

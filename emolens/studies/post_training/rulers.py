@@ -66,4 +66,5 @@ def headline(table: pd.DataFrame) -> str:
     'Base and child correlate at 0.81 to 0.86 over the emotions, by the ruler they are read with.'
     """
     r = table["r_challenging"]
-    return f"Base and child correlate at {r.min():.2f} to {r.max():.2f} over the emotions, by the ruler they are read with."
+    span = f"{r.min():.2f} to {r.max():.2f}"
+    return f"Base and child correlate at {span} over the emotions, by the ruler they are read with."
