@@ -100,7 +100,7 @@ def score_matrix(
     return ax
 
 
-def _check(values: np.ndarray, rows: Sequence[str], columns: Sequence[str]) -> None:
+def _check(values: np.ndarray, rows: Sequence[Any], columns: Sequence[Any]) -> None:
     if values.shape != (len(rows), len(columns)) or not values.size:
         raise ValueError(
             f"{len(rows)} names of rows and {len(columns)} names of columns need a matrix of that size; "
@@ -112,8 +112,8 @@ def _check(values: np.ndarray, rows: Sequence[str], columns: Sequence[str]) -> N
 
 def _draw(
     values: np.ndarray,
-    rows: Sequence[str],
-    columns: Sequence[str],
+    rows: Sequence[Any],
+    columns: Sequence[Any],
     span: tuple[float, float],
     unit: str,
     ax: Axes | None,
