@@ -11,9 +11,9 @@ from emolens.corpus import Corpus
 from emolens.models.model import HookedModel
 from emolens.stats import outside_draws, p_value
 from emolens.steering.steer import default_layer
+from emolens.vectors.derive import pool_stories
 from emolens.vectors.direction import Direction, unit
 from emolens.vectors.emotion_vectors import EmotionVectors
-from emolens.vectors.pooling import RULES, pool
 from emolens.vectors.refit import refit, stories_of
 
 Nulls = Mapping[str, Sequence[Sequence[Direction]]]  # kind -> draw -> one direction for each that is looked at
@@ -42,8 +42,8 @@ def shuffled(
 
     What such vectors read is what any 171 directions of this recipe would read. `options` as for `refit`.
     """
-    corpus = stories_of(vectors) if corpus is None else corpus
-    options.setdefault("pooled", pool(model, corpus.texts, rules=RULES, progress=False))
+    corpus = stories_of(vectors, corpus)
+    options.setdefault("pooled", pool_stories(model, corpus, progress=False))
     groups: dict[tuple[str, str], list[int]] = {}
     for number, story in enumerate(corpus):
         groups.setdefault((story.register, story.topic), []).append(number)

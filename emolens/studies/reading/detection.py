@@ -9,10 +9,10 @@ import torch
 
 from emolens.corpus import Corpus
 from emolens.models.model import HookedModel
-from emolens.reading.read import SHORT, score
+from emolens.reading.read import score
 from emolens.results import StudyResult
 from emolens.stats import bootstrap_mean
-from emolens.vectors.derive import READ_FROM_RANK, group_mean, rank_matrix
+from emolens.vectors.derive import READ_FROM_RANK, SHORT, group_mean, rank_matrix
 from emolens.vectors.emotion_vectors import METHODS, EmotionVectors, check_method
 from emolens.vectors.pooling import pool
 
