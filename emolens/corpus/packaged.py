@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import median
 from typing import Any
 
 from emolens.corpus.stories import EMOTIONS, Corpus, json_lines
@@ -182,14 +182,12 @@ def _numbers(row: Mapping[str, str | None], columns: Mapping[str, str], where: s
 def _check_scales(rated: Mapping[str, Mapping[str, float]], lines: Mapping[str, int], path: Path) -> None:
     """Raise for an entry that is on no scale with the others, such as -999 for a rating that is missing.
 
-    That is one further from the median than ten times the range of the middle half.
+    That is one 20 times as far from the median as half of the others are.
     """
     for scale in SCALES:
         values = {word: row[scale] for word, row in rated.items() if scale in row}
-        if len(values) < 4:
-            continue
-        middle, quartiles = median(values.values()), quantiles(values.values(), n=4)
-        limit = 10 * (quartiles[2] - quartiles[0])
+        middle = median(values.values()) if len(values) > 3 else math.nan
+        limit = 20 * median(abs(value - middle) for value in values.values()) if len(values) > 3 else 0.0
         for word, value in values.items():
             if limit and abs(value - middle) > limit:
                 others = [other for other in values.values() if abs(other - middle) <= limit]

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, overload
 
 from emolens.errors import did_you_mean
 from emolens.files import data_path, read_text, write_atomic
@@ -80,6 +80,8 @@ class Corpus:
     Corpus(3 stories of 2 emotions: 3 default)
     >>> len(own), own[0].emotion, own.emotions, own.texts[1]
     (3, 'sad', ('calm', 'sad'), 'She sat.')
+    >>> own[:2]
+    Corpus(2 stories of 2 emotions: 2 default)
     """
 
     stories: tuple[Story, ...]
@@ -95,7 +97,7 @@ class Corpus:
         object.__setattr__(self, "stories", _one_spelling(stories))
 
     @classmethod
-    def of(cls, given: Corpus | str | Path | Iterable[Any]) -> Corpus:
+    def of(cls, given: Any) -> Corpus:
         """A corpus as it is, the path of a JSON Lines file, or rows as `from_rows` takes them.
 
         >>> Corpus.of([("sad", "He wept."), ("calm", "She sat.")])
@@ -110,7 +112,7 @@ class Corpus:
         return cls.from_jsonl(given) if isinstance(given, (str, Path)) else cls.from_rows(given)
 
     @classmethod
-    def from_rows(cls, rows: Iterable[Any]) -> Corpus:
+    def from_rows(cls, rows: Any) -> Corpus:
         """Stories, mappings with at least `emotion` and `text`, or (emotion, text) pairs.
 
         What has names is read by them, whatever the order: named tuples, dataclasses, and the columns of a data frame.
@@ -167,8 +169,12 @@ class Corpus:
     def __iter__(self) -> Iterator[Story]:
         return iter(self.stories)
 
-    def __getitem__(self, index: int) -> Story:
-        return self.stories[index]
+    @overload
+    def __getitem__(self, index: int) -> Story: ...
+    @overload
+    def __getitem__(self, index: slice) -> Corpus: ...
+    def __getitem__(self, index: int | slice) -> Story | Corpus:
+        return Corpus(self.stories[index]) if isinstance(index, slice) else self.stories[index]
 
     def __repr__(self) -> str:
         registers = ", ".join(f"{n} {name}" for name, n in Counter(s.register for s in self).items())

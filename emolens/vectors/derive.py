@@ -6,6 +6,7 @@ import json
 import math
 import operator
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,7 +24,15 @@ from emolens.files import cache_dir
 from emolens.models.model import HookedModel
 from emolens.vectors.direction import position_of
 from emolens.vectors.emotion_vectors import METHODS, EmotionVectors, unit
-from emolens.vectors.pooling import RULES, Moments, PooledActivations, TokenMoments, pool, token_moments
+from emolens.vectors.pooling import (
+    NORM_FROM_RANK,
+    RULES,
+    Moments,
+    PooledActivations,
+    TokenMoments,
+    pool,
+    token_moments,
+)
 
 FROM_RANK = {
     "literary": 50,
@@ -270,9 +279,9 @@ class Folds:
     def of(cls, corpus: Corpus, number: int = FOLDS) -> "Folds":
         """Deals the topics of each register over at most `number` parts, in order of their name.
 
-        Where an emotion would have all its stories in one part, the stories of each emotion are dealt instead, over so
-        many parts that each emotion has one in each; an emotion with a single text is then never left out. Copies of
-        a text stay together.
+        Where an emotion would have all its stories in one part, the topics of the rarest emotions are dealt first. If
+        that does not help, the stories of each emotion are dealt, over so many parts that each emotion has one in
+        each; an emotion with a single text is then never left out. Copies of a text stay together.
 
         >>> folds = Folds.of(corpus, 3)
         >>> folds.by, folds.number, folds.fold.bincount()
@@ -285,13 +294,14 @@ class Folds:
         """
         if isinstance(number, bool) or not isinstance(number, int) or number < 2:
             raise ValueError(f"folds={number!r}: give a whole number of at least 2, so that some stories are left")
-        group, part_of = _fold_of_group(corpus, number), dict[str, int]()
-        fold = [part_of.setdefault(_wording(s.text), group[s.register, s.topic]) for s in corpus]
-        parts: dict[str, set[int]] = {}
-        for story, part in zip(corpus, fold, strict=True):
-            parts.setdefault(story.emotion, set()).add(part)
-        if all(len(numbers) > 1 for numbers in parts.values()):
-            return cls(torch.tensor(fold), "topic", max(fold) + 1)
+        for deal in (_by_name, _rarest_first):
+            part_of_group, part_of_text = deal(corpus, number), dict[str, int]()
+            fold = [part_of_text.setdefault(_wording(s.text), part_of_group[s.register, s.topic]) for s in corpus]
+            parts: dict[str, set[int]] = {}
+            for story, part in zip(corpus, fold, strict=True):
+                parts.setdefault(story.emotion, set()).add(part)
+            if all(len(numbers) > 1 for numbers in parts.values()):
+                return cls(torch.tensor(fold), "topic", max(fold) + 1)
         return cls._by_story(corpus, number)
 
     @classmethod
@@ -311,16 +321,33 @@ class Folds:
 _wording = lru_cache(maxsize=1 << 13)(wording)  # a null of shuffled labels asks for the same texts at each draw
 
 
-def _fold_of_group(corpus: Corpus, folds: int) -> dict[tuple[str, str], int]:
-    """Deals the topics of each register over the folds, in order of their name."""
+def _by_name(corpus: Corpus, parts: int) -> dict[tuple[str, str], int]:
+    """The topics of each register, dealt in order of their name."""
     topics: dict[str, set[str]] = {}
     for story in corpus:
         topics.setdefault(story.register, set()).add(story.topic)
     return {
-        (register, topic): number % folds
+        (register, topic): number % parts
         for register, names in topics.items()
         for number, topic in enumerate(sorted(names))
     }
+
+
+def _rarest_first(corpus: Corpus, parts: int) -> dict[tuple[str, str], int]:
+    """The topics of the emotion with the fewest first, each to the part in which that emotion has the fewest."""
+    by_name = _by_name(corpus, parts)
+    if {register for register, _ in by_name} != {register for (register, _), part in by_name.items() if part}:
+        return by_name  # a register of one topic, which would be left out as a whole
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for emotion, register, topic in sorted({(story.emotion, story.register, story.topic) for story in corpus}):
+        groups.setdefault(emotion, []).append((register, topic))
+    dealt: dict[tuple[str, str], int] = {}
+    for own in sorted(groups.values(), key=len):
+        for group in own:
+            if group not in dealt:
+                here, all_in = Counter(dealt[g] for g in own if g in dealt), Counter(dealt.values())
+                dealt[group] = min(range(parts), key=lambda part: (here[part], all_in[part], part))
+    return dealt
 
 
 def choose(
@@ -426,7 +453,6 @@ def fit(
     layers = pooled.layers if layers is None else tuple(layers)
     if not layers:
         raise ValueError("layers is empty: give at least one block, or None for all that were pooled")
-    rows = [position_of(pooled.layers, layer) for layer in layers]
     keep = torch.ones(len(corpus), dtype=torch.bool) if keep is None else _checked(keep, corpus)
     kept = Corpus(tuple(story for story, chosen in zip(corpus, keep.tolist(), strict=True) if chosen))
     layout, (half, measured) = Layout.of(kept), _halves(kept)
@@ -452,11 +478,20 @@ def fit(
         noise_scale=torch.stack([torch.cat([s, s[:1]]) for s in scales]),
         centre_stories=torch.stack(centre),
         centre_neutral=neutral.mean[[position_of(neutral.layers, layer) for layer in layers]],
-        residual_norm=pooled.residual_norm[rows],
+        residual_norm=_residual_norm(pooled, neutral, layers),
         reliability=torch.stack(same, dim=2),
         reliability_null=torch.stack(others, dim=2),
         stamp=stamp or {"fingerprint": pooled.stamp["fingerprint"]},
     )
+
+
+def _residual_norm(pooled: PooledActivations, neutral: Moments, layers: Sequence[int]) -> Float[Tensor, "layer"]:
+    """Mean norm of the stories' tokens from rank 10 on; where no story is so long, that of the neutral tokens."""
+    if not isinstance(neutral, TokenMoments) or (pooled.counts > NORM_FROM_RANK).any():
+        return pooled.residual_norm[[position_of(pooled.layers, layer) for layer in layers]]
+    rows = [position_of(neutral.layers, layer) for layer in layers]
+    variance = neutral.covariance[rows].diagonal(dim1=1, dim2=2).sum(dim=1)
+    return (variance + neutral.mean[rows].square().sum(dim=1)).sqrt()
 
 
 def _checked(keep: Bool[Tensor, "kept"], corpus: Corpus) -> Bool[Tensor, "text"]:
@@ -496,7 +531,7 @@ def _split_half(
 
 def derive(
     model: HookedModel,
-    corpus: Corpus | str | Path | Iterable[Any] | None = None,
+    corpus: Any = None,
     layers: Sequence[int] | None = None,
     *,
     emotions: Sequence[str] = (),
@@ -511,15 +546,16 @@ def derive(
     the user's cache folder: a run that was killed goes on where it stopped, a second call takes seconds.
     Your own stories are kept there too, so that studies find them by the stamp of their vectors.
 
-    Short texts are averaged from a lower rank, as `read` does. Emotions with a single text get a vector, but no
-    reliability (it is NaN). A warning says either; the stamp says how stories were left out ("folds").
+    Short texts are averaged from a lower rank, as `read` does (and where none has more than 10 tokens, the residual
+    norm, the unit of steering strength, is that of the neutral dialogues). Emotions with a single text get a vector,
+    but no reliability (it is NaN). A warning says either; the stamp says how stories were left out ("folds").
 
     >>> derive(model, corpus, [1, 2], cache=False, progress=False)
     EmotionVectors(6 emotions, layers 1 to 2, tiny-llama)
 
     Args:
-        corpus: default the packaged 3,078 stories in two registers. Or the path of a JSON Lines file, or rows: see
-            `Corpus.from_rows`.
+        corpus: default the packaged 3,078 stories in two registers. Else a `Corpus`, the path of a JSON Lines file,
+            or rows: see `Corpus.from_rows`.
         layers: blocks; default all.
         emotions: names that must be in the corpus.
 

@@ -91,5 +91,5 @@ def alike(arrangements: Sequence[Float[Tensor, "emotion _"]]) -> dict[str, Float
 
 def reliable_layer(vectors: EmotionVectors, method: str = "denoised") -> int:
     """The layer at which vectors from two halves of the topics agree best."""
-    mean = vectors.reliability[METHODS.index(check_method(method))].nanmean(dim=0)
+    mean = vectors.reliability[METHODS.index(check_method(method))].mean(dim=0)
     return vectors.layers[int(mean.argmax())]

@@ -1,7 +1,7 @@
 """The same recipe once more, without a forward pass: on some of the stories, or with shuffled labels as a null."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from emolens.corpus.stories import Corpus
 from emolens.models.model import HookedModel
 from emolens.vectors.derive import corpus_path, fit, pool_stories
 from emolens.vectors.emotion_vectors import EmotionVectors
-from emolens.vectors.pooling import PooledActivations
+from emolens.vectors.pooling import NORM_FROM_RANK, PooledActivations
 
 
 @dataclass(frozen=True)
@@ -100,4 +100,7 @@ def refit(
     at = vectors.at(*layers)
     neutral = _Neutral(tuple(layers), at.centre_neutral, at.neutral_basis)
     shrinkage = vectors.stamp.get("chosen", {}).get("whitened", {}).get("shrinkage", 1.0)
-    return fit(pooled, corpus, neutral, shrinkage, keep=keep, layers=layers, stamp=vectors.stamp, rank=rank)
+    made = fit(pooled, corpus, neutral, shrinkage, keep=keep, layers=layers, stamp=vectors.stamp, rank=rank)
+    if (pooled.counts > NORM_FROM_RANK).any():
+        return made
+    return replace(made, residual_norm=at.residual_norm)  # no story is long enough to measure it
