@@ -15,7 +15,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from emolens.corpus.stories import EMOTIONS, Corpus, json_lines
+from emolens.corpus.rows import json_lines
+from emolens.corpus.stories import EMOTIONS, Corpus
 from emolens.errors import did_you_mean
 from emolens.files import data_path, read_text
 

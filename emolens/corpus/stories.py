@@ -7,31 +7,31 @@ import json
 import unicodedata
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, is_dataclass, replace
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from statistics import fmean
 from typing import Any, overload
 
+from emolens.corpus.rows import (
+    LABELS,
+    TABLES,
+    bare_label,
+    by_name,
+    check_order,
+    json_lines,
+    listing,
+    rows_of,
+    values_of,
+)
 from emolens.errors import did_you_mean
-from emolens.files import data_path, read_text, write_atomic
+from emolens.files import data_path, write_atomic
 
 EMOTIONS: tuple[str, ...] = tuple(data_path("corpus", "emotions.txt").read_text("utf-8").split("\n"))[:-1]
 """The paper's 171 emotion words, in alphabetical order."""
 
 
 _KNOWN = frozenset(EMOTIONS)
-LABELS = ("emotion", "register", "topic")
-# What other data sets call these two, for the call that an error proposes.
-EMOTION_KEYS = ("emotion", "emotions", "label", "labels", "feeling", "mood", "sentiment", "class", "category", "target")
-TEXT_KEYS = ("text", "story", "content", "sentence", "utterance", "message", "body", "tweet", "comment", "document")
-TABLES = {
-    ".csv": "pandas.read_csv(path)",
-    ".tsv": "pandas.read_csv(path, sep='\\t')",
-    ".xlsx": "pandas.read_excel(path)",
-    ".parquet": "pandas.read_parquet(path)",
-}
 
 
 @dataclass(frozen=True)
@@ -127,10 +127,10 @@ class Corpus:
             ValueError: a row that is none of these, lacks a key, or has an empty or unusable value; by index. Pairs
                 in the other order, (text, emotion).
         """
-        plain = [_by_name(row) for row in _rows_of(rows)]
-        corpus = cls(tuple(_story(row, f"row {number} (the first is 0)") for number, row in enumerate(plain)))
+        plain = [by_name(row) for row in rows_of(rows)]
+        corpus = cls(tuple(Story(**values_of(row, f"row {i} (the first is 0)")) for i, row in enumerate(plain)))
         if plain and all(isinstance(row, (tuple, list)) for row in plain):
-            _check_order(corpus.stories)
+            check_order([(story.emotion, story.text) for story in corpus], _KNOWN)
         return corpus
 
     @classmethod
@@ -152,7 +152,7 @@ class Corpus:
             raise ValueError(f"{path} is a table, not JSON Lines; use Corpus.from_rows({TABLES[suffix]})")
         if not path.exists():
             raise FileNotFoundError(f"no file {path}; a corpus is a file of JSON Lines, a Corpus, or a list of rows")
-        return cls(tuple(_story(_by_name(row), where) for where, row in json_lines(path)))
+        return cls(tuple(Story(**values_of(by_name(row), where)) for where, row in json_lines(path)))
 
     def to_jsonl(self, path: str | Path) -> Path:
         """Write one JSON object for each story; `from_jsonl` reads back an equal corpus.
@@ -254,10 +254,10 @@ class Corpus:
         wanted = (emotions,) if isinstance(emotions, str) else dict.fromkeys(emotions or ())
         if missing := [emotion for emotion in wanted if emotion not in self.emotions]:
             near = did_you_mean(missing[0], self.emotions) if len(missing) == 1 else ""
-            raise ValueError(f"the corpus has no story for {_listing(missing)}{near}: add some, or ask for fewer")
+            raise ValueError(f"the corpus has no story for {listing(missing)}{near}: add some, or ask for fewer")
         if len(self.emotions) < 2:
             raise ValueError(
-                f"the corpus has {len(self)} stories of {_listing(self.emotions) or 'no emotion'}: an "
+                f"the corpus has {len(self)} stories of {listing(self.emotions) or 'no emotion'}: an "
                 "emotion vector is a difference from the mean over emotions, so at least two are needed"
             )
         told: dict[tuple[str, str], list[str]] = defaultdict(list)
@@ -294,7 +294,7 @@ class Corpus:
             first = self[repeated[0][0]]
             warnings.warn(
                 f"{sum(map(len, repeated)) - len(repeated)} of {len(self)} stories repeat the text of another, first "
-                f"rows {_listing(repeated[0])} (the first is 0), {first.text[:60]!r} for {first.emotion!r}. Such a "
+                f"rows {listing(repeated[0])} (the first is 0), {first.text[:60]!r} for {first.emotion!r}. Such a "
                 "text counts more than once; where stories are left out or halved, its copies stay together",
                 stacklevel=4,
             )
@@ -309,23 +309,12 @@ def wording(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
-def _listing(words: Collection[Any]) -> str:
-    first = ", ".join(map(repr, list(words)[:5]))
-    return first + (f" and {len(words) - 5} more" if len(words) > 5 else "")
-
-
-def _bare(label: str) -> str:
-    """A label without capitals and invisible characters."""
-    visible = (character for character in label if unicodedata.category(character) != "Cf")
-    return unicodedata.normalize("NFC", "".join(visible)).strip().casefold()
-
-
 def _one_spelling(stories: tuple[Story, ...]) -> tuple[Story, ...]:
     """The stories with one spelling of each label, and a warning where there were several."""
     for name in LABELS:
         spelling = {word: word for word in EMOTIONS} if name == "emotion" else {}
         labels = dict.fromkeys(getattr(story, name) for story in stories)
-        changed = {label: to for label in labels if (to := spelling.setdefault(_bare(label), label)) != label}
+        changed = {label: to for label in labels if (to := spelling.setdefault(bare_label(label), label)) != label}
         if changed:
             pairs = [f"{label!r} as {to!r}" for label, to in changed.items()]
             more = f" and {len(pairs) - 5} more" if len(pairs) > 5 else ""
@@ -334,178 +323,6 @@ def _one_spelling(stories: tuple[Story, ...]) -> tuple[Story, ...]:
                 replace(story, **{name: changed.get(getattr(story, name), getattr(story, name))}) for story in stories
             )
     return stories
-
-
-def _rows_of(given: Any) -> Iterable[Any]:
-    """The rows of what was given as rows: those of a table, else what an iterable yields."""
-    kind = type(given).__name__
-    if isinstance(given, (str, bytes, Path)):
-        raise ValueError(f"{str(given)[:60]!r} is no list of rows; a file is read with Corpus.from_jsonl(path)")
-    if isinstance(given, Mapping):
-        keys = _listing(list(map(str, given)))
-        if all(isinstance(given.get(key), str) for key in ("emotion", "text")):
-            raise ValueError("this mapping is one story; give a list of them: Corpus.from_rows([row])")
-        if {"emotion", "text"} <= set(given):
-            way_out = 'Corpus.from_rows(zip(rows["emotion"], rows["text"]))'
-        else:
-            way_out = (
-                "of texts by emotion, Corpus.from_rows((emotion, text) for emotion in rows for text in rows[emotion]); "
-                "of a data set in splits, Corpus.from_rows(rows[split])"
-            )
-        raise ValueError(f"a mapping with the keys {keys} is no list of rows; use {way_out}")
-    if hasattr(given, "columns"):
-        names = list(map(str, given.columns))
-        if len(set(names)) < len(names):
-            raise ValueError(f"the table has a column twice: {_listing(names)}; keep one")
-        if hasattr(given, "to_dicts"):
-            return given.to_dicts()
-        return given.to_dict("records") if hasattr(given, "to_dict") else given
-    if hasattr(given, "to_frame"):
-        raise ValueError(
-            f"a {kind} is one column; give both: Corpus.from_rows(zip(emotions, texts)), or the table it is from"
-        )
-    if not isinstance(given, Iterable):
-        raise ValueError(
-            f"{given!r} of type {kind} is no list of rows; give stories, mappings or (emotion, text) pairs"
-        )
-    return given
-
-
-def _by_name(row: Any) -> Any:
-    """A row that has names as a mapping, of whatever kind it is; others as they are, arrays as lists."""
-    if isinstance(row, (list, tuple)) and len(row) == 2 and hasattr(row[1], "to_dict"):
-        row = row[1]  # of `DataFrame.iterrows`, which gives the row's index beside it
-    if is_dataclass(row) and not isinstance(row, type):
-        return asdict(row)
-    for method in ("_asdict", "to_dict"):
-        if hasattr(row, method):
-            return getattr(row, method)()
-    return row.tolist() if hasattr(row, "tolist") and not isinstance(row, str) else row
-
-
-def _check_order(stories: tuple[Story, ...]) -> None:
-    """Raise for pairs that are (text, emotion): of those, the second is the shorter and the more often repeated."""
-    way_out = "a pair is (emotion, text); swap them: Corpus.from_rows((emotion, text) for text, emotion in rows)"
-    for number, story in enumerate(stories):
-        if _bare(story.text) in _KNOWN and " " in story.emotion and story.emotion not in _KNOWN:
-            raise ValueError(f"row {number} (the first is 0): the text is the emotion {story.text!r}; {way_out}")
-    emotions, texts = {story.emotion for story in stories}, {story.text for story in stories}
-    longer = fmean(len(emotion.split()) for emotion in emotions) > fmean(len(text.split()) for text in texts)
-    if len(texts) < len(emotions) and longer:
-        raise ValueError(
-            f"the {len(emotions)} emotions are longer than the {len(texts)} texts, such as {_listing(sorted(texts))}; "
-            + way_out
-        )
-
-
-def _call(row: Mapping[Any, Any]) -> str:
-    """The call that maps rows with such keys."""
-    value = {}
-    for name, keys in (("emotion", EMOTION_KEYS), ("text", TEXT_KEYS)):
-        here = {str(key).casefold(): key for key in row}
-        key = next((here[key] for key in keys if key in here), None)
-        value[name] = "..." if key is None else f"row[{key!r}]"
-        if name == "emotion" and key is not None and _is_class(row[key]):
-            value[name] = f"names[row[{key!r}]]" if isinstance(row[key], int) else f"names[row[{key!r}][0]]"
-    call = f"Corpus.from_rows({{'emotion': {value['emotion']}, 'text': {value['text']}}} for row in rows)"
-    classes = ", with the names of the class numbers (of a Hugging Face data set: its features)"
-    return call + (classes if "names" in value["emotion"] else "")
-
-
-def _is_class(value: Any) -> bool:
-    if isinstance(value, (list, tuple)):
-        return bool(value) and all(map(_is_class, value))
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_missing(value: Any) -> bool:
-    """None, NaN, or what a data frame has for them."""
-    return (
-        value is None or (isinstance(value, float) and value != value) or type(value).__name__ in ("NAType", "NaTType")
-    )
-
-
-def _story(row: object, where: str) -> Story:
-    """A checked story; `where` names the row in errors."""
-    if isinstance(row, (tuple, list)) and len(row) == 2:
-        row = dict(zip(("emotion", "text"), row, strict=True))
-    if not isinstance(row, Mapping):
-        raise ValueError(
-            f"{where}: {type(row).__name__} {str(row)[:40]!r} is no story; "
-            "give a Story, a mapping with 'emotion' and 'text', or an (emotion, text) pair"
-        )
-    for key in ("emotion", "text"):
-        if key not in row:
-            keys = _listing(list(map(str, row))) or "none"
-            raise ValueError(f"{where}: the key {key!r} is missing; there is {keys}. Map it: {_call(row)}")
-    given = {key: row[key] for key in (*LABELS, "text") if key in row}
-    optional = {"register": "default", "topic": ""}
-    values = optional | {k: v for k, v in given.items() if k not in optional or not _is_missing(v)}
-    for key, value in values.items():
-        if not isinstance(value, str):
-            call = f". Map it: {_call(row)}" if key == "emotion" and _is_class(value) else ""
-            raise ValueError(f"{where}: {key!r} is {value!r}, which is not a string{call}")
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(f"{where}: half a surrogate pair in {key!r} at character {error.start}") from None
-    story = Story(**values)
-    if not story.emotion:
-        raise ValueError(f"{where}: the emotion is empty")
-    if not story.text.strip():
-        raise ValueError(f"{where}: the text for {story.emotion!r} is empty")
-    return story
-
-
-def json_lines(path: Path) -> Iterator[tuple[str, Any]]:
-    r"""What stands on each line that is not blank, with "file, line n" for errors; of an array, its items.
-
-    >>> _ = Path("rows.jsonl").write_text('{"a": 1}\n\n{"a": 2}\n')
-    >>> list(json_lines(Path("rows.jsonl")))
-    [('rows.jsonl, line 1', {'a': 1}), ('rows.jsonl, line 3', {'a': 2})]
-
-    Raises:
-        ValueError: no UTF-8, or a line that is no JSON, by file and line.
-    """
-    text = read_text(path)
-    if (items := _array(text, path)) is not None:
-        yield from ((f"{path}, item {number} (the first is 0)", item) for number, item in enumerate(items))
-        return
-    # Not splitlines: JSON allows U+2028 and its like inside a string.
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            where = f"{path}, line {number}"
-            try:
-                yield where, json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{where}: no JSON: {error.msg} at column {error.colno}{_hint(text)}") from None
-
-
-def _array(text: str, path: Path) -> list[Any] | None:
-    """The items of a file that is one JSON array of rows; None for JSON Lines."""
-    if not text.lstrip().startswith("["):
-        return None
-    try:
-        json.loads(text.lstrip().partition("\n")[0])
-        whole = False  # the first line is JSON by itself
-    except json.JSONDecodeError:
-        whole = True
-    try:
-        items = json.loads(text)
-    except json.JSONDecodeError as error:
-        if not whole:
-            return None
-        raise ValueError(f"{path}, line {error.lineno}: no JSON array: {error.msg} at column {error.colno}") from None
-    return items if whole or all(isinstance(item, (dict, list)) for item in items) else None
-
-
-def _hint(text: str) -> str:
-    """What to do about a file that is one JSON object over several lines."""
-    try:
-        keys = list(json.loads(text))
-    except (json.JSONDecodeError, TypeError):
-        return ""
-    return f". The file is one JSON object ({_listing(keys)}), not JSON Lines: give its rows to Corpus.from_rows"
 
 
 def known_emotion(word: str, emotions: Collection[str] = EMOTIONS) -> str:

@@ -36,9 +36,13 @@ class Writer(Protocol):
     name: str
 
     @property
-    def fingerprint(self) -> str: ...
+    def fingerprint(self) -> str:
+        """What the weights are known by."""
+        ...
 
-    def generate(self, texts: Any, max_new_tokens: int, temperature: float, top_p: float, seed: int) -> list[str]: ...
+    def generate(self, texts: Any, max_new_tokens: int, temperature: float, top_p: float, seed: int) -> list[str]:
+        """The continuation of each of the conversations."""
+        ...
 
 
 class Job(NamedTuple):
@@ -96,12 +100,9 @@ def generate(
         ValueError: an unknown emotion; nothing to write; a number that is out of range; `path` holds something
             else than this very run.
     """
-    emotions, topics = _labels(emotions, "emotions"), _labels(topics, "topics")
+    emotions, topics = _labels(emotions, "emotions", not any_emotion), _labels(topics, "topics")
     counts = {"n": n, "batch_size": batch_size, "tries": tries, "max_new_tokens": max_new_tokens}
     _check_numbers(counts, temperature, top_p, min_words)
-    if not any_emotion:
-        for emotion in emotions:
-            known_emotion(emotion)
     jobs = [Job(emotion, topic, i) for i, topic, emotion in product(range(n), topics, emotions)]
     batches = [jobs[start : start + batch_size] for start in range(0, len(jobs), batch_size)]
     sampling = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
@@ -134,12 +135,12 @@ def generate(
     return Corpus.from_jsonl(path)
 
 
-def _labels(given: Any, name: str) -> list[str]:
-    """A list of different words or phrases."""
+def _labels(given: Any, name: str, known: bool = False) -> list[str]:
+    """A list of different words or phrases, each of them among the packaged emotions where they are to be `known`."""
     labels = [given] if isinstance(given, str) else list(given)
     if isinstance(given, str) or not labels or not all(isinstance(label, str) and label.strip() for label in labels):
         raise ValueError(f"give lists of emotions and of topics, without empty ones; {name} is {given!r}")
-    return list(dict.fromkeys(labels))
+    return list(dict.fromkeys(map(known_emotion, labels) if known else labels))
 
 
 def _check_numbers(counts: Mapping[str, Any], temperature: float, top_p: float, min_words: int) -> None:

@@ -6,10 +6,8 @@ import json
 import math
 import operator
 import warnings
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +17,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 import emolens.corpus as texts
-from emolens.corpus.stories import Corpus, wording
+from emolens.corpus.stories import Corpus
 from emolens.files import cache_dir
 from emolens.models.model import HookedModel
 from emolens.vectors.direction import position_of
 from emolens.vectors.emotion_vectors import METHODS, EmotionVectors, unit
+from emolens.vectors.folds import FOLDS, Folds
 from emolens.vectors.pooling import (
     NORM_FROM_RANK,
     RULES,
@@ -40,7 +39,6 @@ FROM_RANK = {
 }  # where the emotion has been established, by the length of the register
 READ_FROM_RANK = 10
 SHORT = 20  # texts with fewer tokens are read from rank 1: all but the first token, an attention sink
-FOLDS = 6
 SHRINKAGE = (0.1, 0.3, 1.0, 3.0)
 EXPLAINED = 0.5
 RECIPE = 2  # part of every key; raise it when the numbers that `fit` gives change
@@ -259,95 +257,6 @@ def rank_matrix(scores: Float[Tensor, "text emotion"]) -> Int[Tensor, "text emot
     tensor([[3, 1, 2]])
     """
     return scores.argsort(dim=1, descending=True).argsort(dim=1) + 1
-
-
-@dataclass(frozen=True)
-class Folds:
-    """Which part each story is left out with; -1 where it never is.
-
-    Attributes:
-        fold: number of the part.
-        by: "topic" where whole topics are left out, "story" where that would leave an emotion without a story.
-        number: how many parts there are.
-    """
-
-    fold: Int[Tensor, "text"]
-    by: str
-    number: int
-
-    @classmethod
-    def of(cls, corpus: Corpus, number: int = FOLDS) -> "Folds":
-        """Deals the topics of each register over at most `number` parts, in order of their name.
-
-        Where an emotion would have all its stories in one part, the topics of the rarest emotions are dealt first. If
-        that does not help, the stories of each emotion are dealt, over so many parts that each emotion has one in
-        each; an emotion with a single text is then never left out. Copies of a text stay together.
-
-        >>> folds = Folds.of(corpus, 3)
-        >>> folds.by, folds.number, folds.fold.bincount()
-        ('topic', 3, tensor([12, 12, 12]))
-        >>> Folds.of(Corpus.from_rows([("sad", "a"), ("sad", "b"), ("calm", "c"), ("calm", "d"), ("proud", "e")]))
-        Folds(fold=tensor([ 0,  1,  0,  1, -1]), by='story', number=2)
-
-        Raises:
-            ValueError: fewer than two parts.
-        """
-        if isinstance(number, bool) or not isinstance(number, int) or number < 2:
-            raise ValueError(f"folds={number!r}: give a whole number of at least 2, so that some stories are left")
-        for deal in (_by_name, _rarest_first):
-            part_of_group, part_of_text = deal(corpus, number), dict[str, int]()
-            fold = [part_of_text.setdefault(_wording(s.text), part_of_group[s.register, s.topic]) for s in corpus]
-            parts: dict[str, set[int]] = {}
-            for story, part in zip(corpus, fold, strict=True):
-                parts.setdefault(story.emotion, set()).add(part)
-            if all(len(numbers) > 1 for numbers in parts.values()):
-                return cls(torch.tensor(fold), "topic", max(fold) + 1)
-        return cls._by_story(corpus, number)
-
-    @classmethod
-    def _by_story(cls, corpus: Corpus, number: int) -> "Folds":
-        places: dict[str, dict[str, int]] = {}
-        for story in sorted(corpus, key=lambda story: (story.register, story.topic)):
-            own = places.setdefault(story.emotion, {})
-            own.setdefault(_wording(story.text), len(own))
-        number = min([number, *(len(own) for own in places.values() if len(own) > 1)])
-        fold = [
-            places[story.emotion][_wording(story.text)] % number if len(places[story.emotion]) > 1 else -1
-            for story in corpus
-        ]
-        return cls(torch.tensor(fold), "story", number if max(fold) >= 0 else 0)
-
-
-_wording = lru_cache(maxsize=1 << 13)(wording)  # a null of shuffled labels asks for the same texts at each draw
-
-
-def _by_name(corpus: Corpus, parts: int) -> dict[tuple[str, str], int]:
-    """The topics of each register, dealt in order of their name."""
-    topics: dict[str, set[str]] = {}
-    for story in corpus:
-        topics.setdefault(story.register, set()).add(story.topic)
-    return {
-        (register, topic): number % parts
-        for register, names in topics.items()
-        for number, topic in enumerate(sorted(names))
-    }
-
-
-def _rarest_first(corpus: Corpus, parts: int) -> dict[tuple[str, str], int]:
-    """The topics of the emotion with the fewest first, each to the part in which that emotion has the fewest."""
-    by_name = _by_name(corpus, parts)
-    if {register for register, _ in by_name} != {register for (register, _), part in by_name.items() if part}:
-        return by_name  # a register of one topic, which would be left out as a whole
-    groups: dict[str, list[tuple[str, str]]] = {}
-    for emotion, register, topic in sorted({(story.emotion, story.register, story.topic) for story in corpus}):
-        groups.setdefault(emotion, []).append((register, topic))
-    dealt: dict[tuple[str, str], int] = {}
-    for own in sorted(groups.values(), key=len):
-        for group in own:
-            if group not in dealt:
-                here, all_in = Counter(dealt[g] for g in own if g in dealt), Counter(dealt.values())
-                dealt[group] = min(range(parts), key=lambda part: (here[part], all_in[part], part))
-    return dealt
 
 
 def choose(
@@ -602,6 +511,12 @@ def _stamp(
 ) -> dict[str, Any]:
     """What vectors of `derive` are known by, with the choices made on the stories."""
     parts, halves = Folds.of(corpus), Folds.of(corpus, 2)
+    if not sweep:
+        warnings.warn(
+            "no story can be left out and asked for: an emotion needs two different texts, beside those of others. "
+            "Layer and shrinkage are not chosen on the stories; they are the model's default layer and 1",
+            stacklevel=3,
+        )
     return {
         "model": model.name,
         "revision": model.revision,
@@ -670,11 +585,5 @@ def _warn_of_thin_places(corpus: Corpus, pooled: PooledActivations) -> None:
         warnings.warn(
             f"the reliability of {named} cannot be measured and is NaN: their stories cannot be halved. Give at least "
             "two different texts for each emotion",
-            stacklevel=3,
-        )
-    if Folds.of(corpus).number == 0:
-        warnings.warn(
-            "no emotion has two different texts, so none can be left out: layer and shrinkage are not chosen on the "
-            "stories, they are the model's default layer and 1",
             stacklevel=3,
         )

@@ -10,7 +10,8 @@ from tiny import WORDS
 from emolens import corpus as texts
 from emolens.corpus.stories import Corpus, Story
 from emolens.steering.nulls import shuffled
-from emolens.vectors.derive import Folds, choose, derive, fit, pool_stories, whiten
+from emolens.vectors.derive import choose, derive, fit, pool_stories, whiten
+from emolens.vectors.folds import Folds
 from emolens.vectors.pooling import token_moments
 from emolens.vectors.refit import refit, stories_of
 
@@ -130,7 +131,7 @@ def test_an_emotion_with_one_story_is_named_and_alone_without_reliability(tiny):
 
 def test_one_story_for_each_emotion_gives_vectors_and_says_what_was_not_chosen(tiny):
     own = made([("default", "")])
-    with pytest.warns(UserWarning, match="layer and shrinkage are not chosen"):
+    with pytest.warns(UserWarning, match="Layer and shrinkage are not chosen"):
         vectors = derive(tiny, own, cache=False, progress=False)
     assert vectors.raw.isfinite().all() and vectors.reliability.isnan().all() and vectors.stamp["sweep"] == []
     assert vectors.chosen_layer("whitened") == vectors.default_layer
