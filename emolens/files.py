@@ -30,6 +30,27 @@ def sha256(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def read_text(path: str | os.PathLike[str]) -> str:
+    r"""The text of a file in UTF-8, in the one way that every file of yours is read: without a byte-order mark.
+
+    >>> _ = Path("mine.txt").write_bytes(b"\xef\xbb\xbfa quiet caf\xc3\xa9\n")
+    >>> read_text("mine.txt")
+    'a quiet café\n'
+
+    Raises:
+        ValueError: bytes that are no UTF-8; names the file, the line and the byte.
+        OSError: no such file, or a folder.
+    """
+    data = Path(path).read_bytes()
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise ValueError(f"{path}, line 1: the file is in UTF-16, not UTF-8; save it as UTF-8")
+    try:
+        return data.decode().removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        number = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{path}, line {number}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
+
+
 @contextmanager
 def naming_a_full_disk(path: Path) -> Iterator[None]:
     """Says what was being written when the disk, or the user's quota, is full."""

@@ -10,8 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from emolens.reading.read import SHORT
-from emolens.vectors.derive import READ_FROM_RANK
+from emolens.vectors.derive import READ_FROM_RANK, SHORT
 
 log = logging.getLogger(__name__)
 

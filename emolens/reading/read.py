@@ -13,12 +13,11 @@ from emolens.errors import did_you_mean
 from emolens.models.batching import plan
 from emolens.models.encoding import Encoding, Text
 from emolens.models.model import HookedModel
-from emolens.vectors.derive import READ_FROM_RANK
+from emolens.vectors.derive import document_start
 from emolens.vectors.emotion_vectors import EmotionVectors, check_method, unit
 
 PLACES = ("tokens", "last", "turn", "document")
 CENTRES = ("stories", "neutral", "set")
-SHORT = 20  # texts with fewer tokens are read from rank 1: all but the first token, an attention sink
 
 
 @dataclass(frozen=True)
@@ -109,11 +108,6 @@ def _items(encoding: Encoding, at: str, number: int) -> list[tuple[int, int, str
     if turns:
         return [(turns[0].start, turns[-1].end, "")]
     return [(document_start(n), n, "")]
-
-
-def document_start(tokens: int) -> int:
-    """The rank from which a text of so many tokens is averaged as a document."""
-    return READ_FROM_RANK if tokens >= SHORT else min(1, tokens - 1)
 
 
 def read(
