@@ -145,7 +145,7 @@ def patch(
     ids, _ = _pair(model, source, target)
     whole = _changes(model, measures, source, target)
     cache = model.run_with_cache([ids], layers, [SITES[site]])
-    tokens, rows = model.token_strings(model.encode(target).ids), []
+    tokens, rows = model.token_strings(model.encode(target)), []
     for layer in layers:
         x = cache[model.hook_name(layer, SITES[site])][0]
         places = [(None, h) for h in range(x.shape[1])] if site == "head" else [(p, None) for p in range(len(ids))]

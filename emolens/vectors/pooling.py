@@ -166,7 +166,7 @@ def _is_whole(path: Path, key: str) -> bool:
 
 def pool(
     model: HookedModel,
-    texts: Sequence[Text],
+    texts: Text | Sequence[Text],
     layers: Sequence[int] | None = None,
     rules: Sequence[Rule] = RULES,
     *,
@@ -275,7 +275,7 @@ class TokenMoments:
 
 def token_moments(
     model: HookedModel,
-    texts: Sequence[Text],
+    texts: Text | Sequence[Text],
     layers: Sequence[int] | None = None,
     *,
     from_rank: int = NORM_FROM_RANK,
