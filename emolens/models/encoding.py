@@ -6,7 +6,9 @@ Everything that reads texts passes through `gate`, so that nothing else is read 
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import accumulate
 from numbers import Integral, Number
 from typing import Any, NamedTuple
 
@@ -54,9 +56,9 @@ class Encoding(NamedTuple):
         >>> chat = [{"role": "user", "content": "she ran !"}]
         >>> encoding = model.encode(chat)
         >>> encoding.text
-        'Human: she ran !\\n\\nAssistant:'
+        '<bos>Human: she ran !\\n\\nAssistant:'
         >>> encoding.turns
-        [Turn(role='user', start=2, end=5)]
+        [Turn(role='user', start=3, end=6)]
         >>> el.read(model, encoding, vectors, at="turn").labels
         ('user',)
     """
@@ -98,12 +100,12 @@ def gate(texts: Text | Sequence[Text]) -> Given:
     """
     listed = _listed(texts, "text 0")
     if isinstance(listed, (str, Encoding)):
-        return Given([_one(listed, "text 0")], True)
+        return Given([one_text(listed, "text 0")], True)
     if not listed:
         raise ValueError("no text was given: the list of texts is empty")
     if isinstance(first := _bare(listed[0]), Mapping) or _is_id(first):
-        return Given([_one(listed, "text 0")], True)
-    return Given([_one(text, f"text {number}") for number, text in enumerate(listed)], False)
+        return Given([one_text(listed, "text 0")], True)
+    return Given([one_text(text, f"text {number}") for number, text in enumerate(listed)], False)
 
 
 def is_chat(text: Text) -> bool:
@@ -125,8 +127,19 @@ def _is_id(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
-def _one(text: Any, called: str) -> Text:
-    """One text as a str, a list of messages, a list of ids or an `Encoding`."""
+def one_text(text: Any, called: str) -> Text:
+    """One text as a str, a list of messages, a list of ids or an `Encoding`; `called` begins the error.
+
+    Raises:
+        ValueError: anything else, with what to call instead.
+
+    Example:
+        >>> one_text((5, 7), "document 3")
+        [5, 7]
+        >>> one_text(None, "document 3")
+        Traceback (most recent call last):
+        ValueError: document 3 is missing (None): leave it out, as Series.dropna() does
+    """
     text = _listed(text, called)
     if isinstance(text, (str, Encoding)):
         return text
@@ -233,7 +246,7 @@ def format_chat(tokenizer: Any, messages: Sequence[Message], **options: Any) -> 
 
     Example:
         >>> format_chat(model.tokenizer, [{"role": "user", "content": "she ran !"}])
-        'Human: she ran !\\n\\nAssistant:'
+        '<bos>Human: she ran !\\n\\nAssistant:'
     """
     return _rendered(tokenizer, _checked(tokenizer, messages), options)
 
@@ -250,7 +263,7 @@ def encode_chat(tokenizer: Any, messages: Sequence[Message], **options: Any) -> 
     Example:
         >>> chat = [{"role": "user", "content": "she ran !"}, {"role": "assistant", "content": "calm"}]
         >>> encode_chat(model.tokenizer, chat).turns
-        [Turn(role='user', start=2, end=5), Turn(role='assistant', start=7, end=8)]
+        [Turn(role='user', start=3, end=6), Turn(role='assistant', start=8, end=9)]
     """
     messages = _checked(tokenizer, messages)
     rendered = _rendered(tokenizer, messages, options)
@@ -440,7 +453,7 @@ def encode(tokenizer: Any, text: Text) -> Encoding:
         >>> encode(model.tokenizer, [5, 7, 9]).ids
         [5, 7, 9]
     """
-    text = _one(text, "the text")
+    text = one_text(text, "the text")
     if isinstance(text, Encoding):
         encoding = text
     elif isinstance(text, str):
@@ -474,7 +487,7 @@ def kept(tokenizer: Any, text: str, ids: Sequence[int]) -> slice:
     return slice(first, end)
 
 
-def _tokenized(tokenizer: Any, text: str, special: bool, **options: Any) -> Any:
+def _tokenized(tokenizer: Any, text: str | list[str], special: bool, **options: Any) -> Any:
     """The tokenizer's output, its special tokens with it or not."""
     if tokenizer is None:
         raise ValueError("the model has no tokenizer: give token ids")
@@ -486,9 +499,59 @@ def _tokenized(tokenizer: Any, text: str, special: bool, **options: Any) -> Any:
     try:
         return tokenizer(text, add_special_tokens=special, **options)
     except Exception as error:
-        broken = re.search("[\ud800-\udfff]", text)
+        broken = re.search("[\ud800-\udfff]", text) if isinstance(text, str) else None
         why = f"it holds half a surrogate pair at character {broken.start()}" if broken else str(error)
         raise ValueError(f"the tokenizer can't read the text: {why}") from error
+
+
+class Tokens(NamedTuple):
+    """A text of any length as its tokens: `characters(rank)` is where each stands in the text, None where it does not.
+
+    Example:
+        >>> (tokens,) = tokens_of(model.tokenizer, ["she ran !"])
+        >>> len(tokens.ids), tokens.characters(1)
+        (3, (4, 7))
+    """
+
+    text: str
+    ids: list[int]
+    characters: Callable[[int], tuple[int, int] | None]
+
+
+def tokens_of(tokenizer: Any, texts: Sequence[Text]) -> list[Tokens]:
+    """The tokens that `encode` gives of each text, the strings among the texts in one call of the tokenizer.
+
+    Raises:
+        ValueError: what `encode` raises, with the number of the text.
+
+    Example:
+        >>> [len(tokens.ids) for tokens in tokens_of(model.tokenizer, ["she ran !", [5, 7]])]
+        [3, 2]
+    """
+    strings = [text for text in texts if isinstance(text, str)]
+    batch = _tokenized(tokenizer, strings, True, return_attention_mask=False, verbose=False) if strings else None
+    out, row = [], 0
+    for number, text in enumerate(texts):
+        if isinstance(text, str):
+            part = kept(tokenizer, text, ids := batch.input_ids[row])
+            place = partial(_in_batch, batch, row, part.start)
+            out.append(Tokens(text, ids[part], place))
+            row += 1
+            continue
+        try:
+            encoding = encode(tokenizer, text)
+        except ValueError as error:
+            raise ValueError(f"text {number}: {error}") from error
+        pieces = labels(tokenizer, encoding)
+        ends = list(accumulate(map(len, pieces)))
+        spans = [(end - len(piece), end) if piece else None for piece, end in zip(pieces, ends, strict=True)]
+        out.append(Tokens("".join(pieces), encoding.ids, spans.__getitem__))
+    return out
+
+
+def _in_batch(batch: Any, row: int, first: int, rank: int) -> tuple[int, int] | None:
+    place = batch.token_to_chars(row, first + rank)
+    return place and (place.start, place.end)
 
 
 def labels(tokenizer: Any, encoding: Encoding) -> list[str]:

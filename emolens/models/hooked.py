@@ -14,7 +14,7 @@ from transformer_lens import ActivationCache
 
 from emolens.errors import did_you_mean
 from emolens.models.batching import Batch, Pass, pad
-from emolens.models.encoding import Encoding, Message, Text, encode, encode_chat, gate, is_chat, labels
+from emolens.models.encoding import Encoding, Text, encode, encode_chat, gate, is_chat, labels
 
 HookFn = Callable[..., Any]  # TransformerLens's signature: (tensor, hook) -> tensor | None
 Runner = Callable[..., Tensor]  # of a Batch, and if need be of its Pass and a key-value cache
@@ -120,13 +120,22 @@ class Hooked:
         """
         return self._fitting(encode(self.tokenizer, text))
 
-    def _fitting(self, encoding: Encoding) -> Encoding:
-        """The encoding, if the model has all of its tokens and room for them."""
-        ids, known = encoding.ids, self.bridge.cfg.d_vocab
-        if max(ids) >= known:
+    def check_ids(self, ids: Sequence[int]) -> None:
+        """Raise ValueError where a token is not in the model's vocabulary, as those of another tokenizer may be.
+
+        Example:
+            >>> model.check_ids([5, 79])
+        """
+        known = self.bridge.cfg.d_vocab
+        if max(ids, default=0) >= known:
             place = next(place for place, token in enumerate(ids) if token >= known)
             size = f"{known} tokens, 0 to {known - 1}"
             raise ValueError(f"token {place} is {ids[place]}, beyond the vocabulary of {self.name} ({size})")
+
+    def _fitting(self, encoding: Encoding) -> Encoding:
+        """The encoding, if the model has all of its tokens and room for them."""
+        ids = encoding.ids
+        self.check_ids(ids)
         if len(ids) > self.n_ctx:
             begins = f" It begins: {self.tokenizer.decode(ids[:12])!r}" if self.tokenizer else ""
             where = f"longer than the context of {self.name} ({self.n_ctx})"
@@ -151,7 +160,7 @@ class Hooked:
                 raise ValueError(f"text {number}: {error}") from error
         return encoded
 
-    def encode_chat(self, messages: Sequence[Message], **options: Any) -> Encoding:
+    def encode_chat(self, messages: Text, **options: Any) -> Encoding:
         """Token ids of a conversation in the model's chat template, up to where the reply begins; see `Encoding`.
 
         Args:
@@ -163,7 +172,7 @@ class Hooked:
 
         Example:
             >>> model.encode_chat([{"role": "user", "content": "she ran !"}]).turns
-            [Turn(role='user', start=2, end=5)]
+            [Turn(role='user', start=3, end=6)]
         """
         (given,), one = gate(messages)
         if not one or not is_chat(given):
