@@ -108,6 +108,6 @@ def byte_model(tokenizer):
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=512, bos_token_id=1, eos_token_id=2, pad_token_id=0,
+        num_key_value_heads=2, max_position_embeddings=2048, bos_token_id=1, eos_token_id=2, pad_token_id=0,
     )  # fmt: skip
     return HookedModel.from_hf(LlamaForCausalLM(config), tokenizer, "byte-llama")

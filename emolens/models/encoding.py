@@ -528,11 +528,12 @@ def tokens_of(tokenizer: Any, texts: Sequence[Text]) -> list[Tokens]:
         >>> [len(tokens.ids) for tokens in tokens_of(model.tokenizer, ["she ran !", [5, 7]])]
         [3, 2]
     """
-    strings = [text for text in texts if isinstance(text, str)]
-    batch = _tokenized(tokenizer, strings, True, return_attention_mask=False, verbose=False) if strings else None
+    strings, batch = [text for text in texts if isinstance(text, str)], None
+    if strings:
+        batch = _tokenized(tokenizer, strings, True, return_attention_mask=False, verbose=False)
     out, row = [], 0
     for number, text in enumerate(texts):
-        if isinstance(text, str):
+        if batch is not None and isinstance(text, str):
             part = kept(tokenizer, text, ids := batch.input_ids[row])
             place = partial(_in_batch, batch, row, part.start)
             out.append(Tokens(text, ids[part], place))

@@ -99,8 +99,8 @@ def _checked_options(max_new_tokens: Any, temperature: Any, top_p: Any, seed: An
     if isinstance(seed, bool) or not isinstance(seed, Integral):
         raise ValueError(f"seed={seed!r}: give an integer")
     for name, value, most in (("temperature", temperature, math.inf), ("top_p", top_p, 1)):
-        number = isinstance(value, Real) and not isinstance(value, bool)
-        if not (number and math.isfinite(value) and 0 <= value <= most and (value > 0 or name == "temperature")):
+        real = isinstance(value, Real) and not isinstance(value, bool)
+        if not (real and math.isfinite(value) and 0 <= value <= most and (value > 0 or name == "temperature")):
             limits = "0 (greedy) or more" if name == "temperature" else "a number above 0, up to 1"
             raise ValueError(f"{name}={value!r}: give {limits}")
     marks = [stop] if isinstance(stop, str) else list(stop)

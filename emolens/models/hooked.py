@@ -200,7 +200,12 @@ class Hooked:
 
     @property
     def pad_token_id(self) -> int:
-        """What stands in the padding; 0 where the tokenizer has no token for it. Nobody reads it: the mask hides it."""
+        """What stands in the padding; 0 where the tokenizer has no token for it. Nobody reads it: the mask hides it.
+
+        Example:
+            >>> model.pad_token_id
+            0
+        """
         pad_id = getattr(self.tokenizer, "pad_token_id", None)
         return 0 if pad_id is None else pad_id
 

@@ -229,6 +229,12 @@ def _unpack(readout: Any, emotions: str | Sequence[str] | None) -> tuple[list[st
 
 
 def as_array(values: Any) -> np.ndarray:
+    """Numbers of any kind, a bfloat16 tensor among them, as an array of floats.
+
+    Example:
+        >>> as_array([1, 2])
+        array([1., 2.])
+    """
     if hasattr(values, "detach"):  # a tensor; numpy knows no bfloat16
         values = values.detach().float().cpu()
     return np.asarray(values, dtype=float)
