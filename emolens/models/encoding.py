@@ -28,6 +28,7 @@ FOREIGN = {  # what other formats call the two keys of a message
     "content": ("text", "value", "message", "utterance", "body", "parts"),
 }
 FOREIGN_ROLES = {"human": "user", "prompter": "user"} | dict.fromkeys(("gpt", "bot", "ai", "model"), "assistant")
+SPACES = "Ġ▁Ċĉč"  # white space in the names of tokens, of byte-level tokenizers and of sentencepiece
 THOUGHT = re.compile(r".*(</(think|thinking|thought|reasoning)>|\[/THINK\])", re.DOTALL | re.IGNORECASE)
 
 
@@ -556,16 +557,16 @@ def _in_batch(batch: Any, row: int, first: int, rank: int) -> tuple[int, int] | 
 
 
 def labels(tokenizer: Any, encoding: Encoding) -> list[str]:
-    """The characters of the text that each token holds; together they are the text again.
+    """The characters of the text that each token holds; together they are the text again, without what it drops.
 
     A character made of several tokens stands at the first of them, and the others have "". So has a special token
     that is not in the text, such as a BOS that the tokenizer puts before it.
 
     Example:
         >>> labels(model.tokenizer, model.encode("she ran !"))
-        ['she', ' ran', ' !']
+        ['she', 'ran', '!']
         >>> labels(model.tokenizer, Encoding(model.encode("she ran !").ids, []))
-        ['she', ' ran', ' !']
+        ['she', 'ran', '!']
     """
     text = encoding.text or tokenizer.decode(encoding.ids, clean_up_tokenization_spaces=False)
     special = bool(encoding.text) and not encoding.turns
@@ -573,11 +574,12 @@ def labels(tokenizer: Any, encoding: Encoding) -> list[str]:
     part = kept(tokenizer, text, tokens.input_ids) if special else slice(None)
     if tokens.input_ids[part] != list(encoding.ids):
         return _labels_of_ids(tokenizer, encoding.ids)
-    pieces, done = [], 0
-    for _, end in tokens.offset_mapping[part]:
-        pieces.append(text[done:end])
+    pieces, done, spaced = [], 0, False
+    for name, (start, end) in zip(tokens.tokens()[part], tokens.offset_mapping[part], strict=True):
+        spaced = any(sign in name for sign in SPACES)  # the token holds white space that its offsets may leave out
+        pieces.append(text[done if spaced else max(done, start) : end])
         done = max(done, end)
-    pieces[-1] += text[done:]
+    pieces[-1] += text[done:] if spaced else ""
     return pieces
 
 

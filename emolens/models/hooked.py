@@ -216,7 +216,7 @@ class Hooked:
 
         Example:
             >>> model.token_strings(model.encode("she ran !"))
-            ['she', ' ran', ' !']
+            ['she', 'ran', '!']
         """
         if isinstance(ids, Encoding):
             return labels(self.tokenizer, ids)

@@ -165,7 +165,7 @@ def shown(readout: Any, emotions: str | Sequence[str] | None) -> tuple[list[str]
     Example:
         >>> tokens, scores, names, columns = shown(el.read(model, "she ran !", vectors), ["calm"])
         >>> tokens, scores.shape, [names[column] for column in columns]
-        (['she', ' ran', ' !'], (3, 6), ['calm'])
+        (['she', 'ran', '!'], (3, 6), ['calm'])
     """
     tokens, scores, names = _unpack(readout, emotions)
     columns = list(range(len(names))) if isinstance(readout, tuple) else _chosen(scores, names, emotions)

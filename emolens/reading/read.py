@@ -26,7 +26,8 @@ class Readout:
     """Scores of every item (token, turn or document) on every emotion, and where each item stands.
 
     Attributes:
-        labels: of tokens, the characters that each holds, which together are the text again. A character made of
+        labels: of tokens, the characters that each holds, which together are the text again, without what the
+            tokenizer drops. A character made of
             several tokens stands at the first of them and the others have ""; so has a special token that is not in
             the text, such as a BOS that the tokenizer puts before it. Of turns the role, of documents the beginning.
         text_index: the number of the text that each item belongs to.
@@ -35,11 +36,11 @@ class Readout:
     Example:
         >>> readout = el.read(model, ["she ran !", "he was calm ."], vectors)
         >>> len(readout), readout.labels[:3], readout.text_index
-        (7, ('she', ' ran', ' !'), (0, 0, 0, 1, 1, 1, 1))
+        (7, ('she', 'ran', '!'), (0, 0, 0, 1, 1, 1, 1))
         >>> readout["calm"].shape
         torch.Size([7])
         >>> readout.of_text(1).labels
-        ('he', ' was', ' calm', ' .')
+        ('he', 'was', 'calm', '.')
         >>> [len(best) for best in readout.top(2)], readout.frame().shape
         ([2, 2], (7, 8))
     """
