@@ -143,7 +143,7 @@ class Hooked:
         return encoding
 
     def encode_all(self, texts: Text | Sequence[Text]) -> list[Encoding]:
-        """`encode` of each text, from one or several (see `emolens.models.encoding.gate`).
+        """`encode` of each text, from one or several (see `emolens.models.texts.gate`).
 
         Raises:
             ValueError: as `encode`, with the number of the text, the first being 0; no text at all.

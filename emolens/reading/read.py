@@ -185,7 +185,7 @@ def read(
 
     Raises:
         ValueError: vectors of another model, an unknown place, method, centre or layer; what is no text, and a text
-            that is empty or does not fit, by its number (see `emolens.models.encoding.gate`).
+            that is empty or does not fit, by its number (see `emolens.models.texts.gate`).
 
     Example:
         >>> readout = el.read(model, "so she was calm .", vectors, at="document")
