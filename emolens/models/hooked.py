@@ -15,7 +15,9 @@ from transformer_lens import ActivationCache
 
 from emolens.errors import did_you_mean, whole_number
 from emolens.models.batching import Batch, Pass, pad
-from emolens.models.encoding import Encoding, Message, Text, as_list, encode
+from emolens.models.conversations import encode_chat
+from emolens.models.encoding import encode, labels
+from emolens.models.texts import Encoding, Text, gate, is_chat
 
 Layer = int | np.integer  # the index of a block
 Layers = Layer | Sequence[Layer] | np.ndarray
@@ -119,45 +121,120 @@ class Hooked:
     # --- texts -------------------------------------------------------------------------------------
 
     def encode(self, text: Text) -> Encoding:
-        """Token ids of a plain text, a conversation (see `encode_chat`), or ids as they are."""
-        encoding = encode(self.tokenizer, text)
-        if len(encoding.ids) > self.n_ctx:
-            raise ValueError(
-                f"a text of {len(encoding.ids)} tokens is longer than the context of {self.name} "
-                f"({self.n_ctx}); split it. It begins: {self.tokenizer.decode(encoding.ids[:12])!r}"
-            )
+        """Token ids of a plain text, a conversation (see `encode_chat`), or ids as they are.
+
+        Raises:
+            ValueError: what is no text, an empty one, one longer than the context, an id beyond the vocabulary.
+
+        Example:
+            >>> model.encode([5, 7, 9]).ids
+            [5, 7, 9]
+            >>> model.encode([5, 80])
+            Traceback (most recent call last):
+            ValueError: token 1 is 80, beyond the vocabulary of tiny-llama (80 tokens, 0 to 79)
+        """
+        return self._fitting(encode(self.tokenizer, text))
+
+    def check_ids(self, ids: Sequence[int]) -> None:
+        """Raise ValueError where a token is not in the model's vocabulary, as those of another tokenizer may be.
+
+        Example:
+            >>> model.check_ids([5, 79])
+        """
+        known = self.bridge.cfg.d_vocab
+        if max(ids, default=0) >= known:
+            place = next(place for place, token in enumerate(ids) if token >= known)
+            size = f"{known} tokens, 0 to {known - 1}"
+            raise ValueError(f"token {place} is {ids[place]}, beyond the vocabulary of {self.name} ({size})")
+
+    def _fitting(self, encoding: Encoding) -> Encoding:
+        """The encoding, if the model has all of its tokens and room for them."""
+        ids = encoding.ids
+        self.check_ids(ids)
+        if len(ids) > self.n_ctx:
+            begins = f" It begins: {self.tokenizer.decode(ids[:12])!r}" if self.tokenizer else ""
+            where = f"longer than the context of {self.name} ({self.n_ctx})"
+            raise ValueError(f"a text of {len(ids)} tokens is {where}; split it.{begins}")
         return encoding
 
     def encode_all(self, texts: Text | Sequence[Text]) -> list[Encoding]:
-        """`encode` of each text; an error says which text it was, the first being 0."""
+        """`encode` of each text, from one or several (see `emolens.models.texts.gate`).
+
+        Raises:
+            ValueError: as `encode`, with the number of the text, the first being 0; no text at all.
+
+        Example:
+            >>> [len(encoding.ids) for encoding in model.encode_all(["she ran !", "calm"])]
+            [3, 1]
+        """
         encoded = []
-        for number, text in enumerate(as_list(texts)):
+        for number, text in enumerate(gate(texts).texts):
             try:
                 encoded.append(self.encode(text))
             except ValueError as error:
                 raise ValueError(f"text {number}: {error}") from error
         return encoded
 
-    def encode_chat(self, messages: Sequence[Message]) -> Encoding:
-        """Token ids of a conversation in the model's chat template, up to where the reply begins; see `Encoding`."""
-        return self.encode(messages)
+    def encode_chat(self, messages: Text, **options: Any) -> Encoding:
+        """Token ids of a conversation in the model's chat template, up to where the reply begins; see `Encoding`.
+
+        Args:
+            options: of the chat template, such as `enable_thinking=True`. What comes out may be given wherever a text
+                is: `el.read(model, model.encode_chat(messages, enable_thinking=True), vectors)`.
+
+        Raises:
+            ValueError: as `encode`; what the template refuses; an option that it does not have.
+
+        Example:
+            >>> model.encode_chat([{"role": "user", "content": "she ran !"}]).turns
+            [Turn(role='user', start=3, end=6)]
+        """
+        (given,), one = gate(messages)
+        if not one or not is_chat(given):
+            raise ValueError("encode_chat takes one conversation, a list of messages with 'role' and 'content'")
+        return self._fitting(encode_chat(self.tokenizer, given, **options))
 
     def to_tokens(self, texts: Text | Sequence[Text], padding_side: str = "right") -> Batch:
-        """Padded ids and mask, each `batch pos`."""
+        """Padded ids and mask, each `batch pos`.
+
+        Example:
+            >>> model.to_tokens(["she ran !", "calm"]).mask.sum(dim=1)
+            tensor([3, 1])
+        """
         return self.batch(self.encode_all(texts), padding_side)
 
     def batch(self, encoded: Sequence[Encoding], padding_side: str = "right") -> Batch:
-        """Padded ids, mask and turns of texts that are encoded already."""
+        """Padded ids, mask and turns of texts that are encoded already.
+
+        Example:
+            >>> model.batch([model.encode("she ran !"), model.encode("calm")]).ids.shape
+            torch.Size([2, 3])
+        """
         padded = pad([encoding.ids for encoding in encoded], padding_side, self.pad_token_id)
         return padded._replace(turns=tuple(encoding.turns for encoding in encoded)).to(self.device)
 
     @property
     def pad_token_id(self) -> int:
-        pad_id = getattr(self.tokenizer, "pad_token_id", None)
-        return 0 if pad_id is None else pad_id  # never read: the mask hides it
+        """What stands in the padding; 0 where the tokenizer has no token for it. Nobody reads it: the mask hides it.
 
-    def token_strings(self, ids: Sequence[int]) -> list[str]:
-        """The text of each token, one string for each id."""
+        Example:
+            >>> model.pad_token_id
+            0
+        """
+        pad_id = getattr(self.tokenizer, "pad_token_id", None)
+        return 0 if pad_id is None else pad_id
+
+    def token_strings(self, ids: Encoding | Sequence[int]) -> list[str]:
+        """The text of each token: of an encoded text the characters that it holds there, of other ids each by itself.
+
+        In an encoded text a character made of several tokens stands at the first of them, and the others have "".
+
+        Example:
+            >>> model.token_strings(model.encode("she ran !"))
+            ['she', 'ran', '!']
+        """
+        if isinstance(ids, Encoding):
+            return labels(self.tokenizer, ids)
         return [self.tokenizer.decode([token]) for token in ids]
 
     # --- running -----------------------------------------------------------------------------------

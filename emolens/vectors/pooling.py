@@ -18,8 +18,8 @@ from tqdm.auto import tqdm
 
 from emolens.files import cache_dir, write_atomic
 from emolens.models.batching import Batch, pad, plan, ranks
-from emolens.models.encoding import Text
 from emolens.models.model import HookedModel
+from emolens.models.texts import Text
 
 log = logging.getLogger(__name__)
 
@@ -166,7 +166,7 @@ def _is_whole(path: Path, key: str) -> bool:
 
 def pool(
     model: HookedModel,
-    texts: Sequence[Text],
+    texts: Text | Sequence[Text],
     layers: Sequence[int] | None = None,
     rules: Sequence[Rule] = RULES,
     *,
@@ -275,7 +275,7 @@ class TokenMoments:
 
 def token_moments(
     model: HookedModel,
-    texts: Sequence[Text],
+    texts: Text | Sequence[Text],
     layers: Sequence[int] | None = None,
     *,
     from_rank: int = NORM_FROM_RANK,
