@@ -13,6 +13,9 @@ class HookedModel(Hooked):
 
     Make one with `el.load` or `HookedModel.from_hf`. `encode`, `batch`, `hooks`, `forward`, `logits` and
     `run_with_cache` come from `Hooked`.
+
+    >>> model
+    HookedModel(tiny-llama: 4 blocks, d_model 32, torch.float32, TransformerBridge)
     """
 
     def generate(
@@ -36,5 +39,9 @@ class HookedModel(Hooked):
 
         Raises:
             ValueError: an empty text, or one that leaves no room in the context for the new tokens.
+
+        >>> reply = model.generate("she ran", max_new_tokens=4, temperature=0)
+        >>> reply == model.generate(["she ran", "he was"], max_new_tokens=4, temperature=0)[0]
+        True
         """
         return write(self, texts, max_new_tokens, temperature, top_p, seed, stop)
