@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import ActivationCache
+from transformer_lens.hook_points import HookPoint
 
 from emolens.errors import did_you_mean
 from emolens.models.batching import Batch, Pass, pad
@@ -24,7 +25,7 @@ HookName = str | tuple[int, str]  # a full name, or (layer, site)
 Hook = tuple[HookName, HookFn]
 AHooked = TypeVar("AHooked", bound="Hooked")
 
-LIBRARIES = {"accelerate", "torch", "transformers"}  # their own hooks on modules change no activation
+LIBRARIES = {"accelerate", "torch", "transformer_lens", "transformers"}  # their own hooks on modules change no activation
 
 
 class _Stop(Exception):
@@ -199,10 +200,12 @@ class Hooked:
         if self.steering or self._modules() != self._wrapped:
             return False
         everywhere = torch.nn.modules.module
-        shared = (everywhere._global_forward_hooks, everywhere._global_forward_pre_hooks)
-        hooks = [hook for hooks in shared for hook in hooks.values()]
+        hooks = [*everywhere._global_forward_hooks.values(), *everywhere._global_forward_pre_hooks.values()]
         for module in self._every_module():
-            hooks += [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+            here = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+            if here and isinstance(module, HookPoint):  # its hooks are the user's, in a function of TransformerLens
+                return False
+            hooks += here
         owners = [getattr(hook, "__module__", None) or type(hook).__module__ for hook in hooks]
         return all(owner.partition(".")[0] in LIBRARIES for owner in owners)
 
