@@ -6,7 +6,6 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
-
 from emolens.errors import did_you_mean
 from emolens.fetch import Package, download, ensure, say
 from emolens.files import cache_dir

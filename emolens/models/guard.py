@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-INSTALLERS = re.compile(r"(pip[\d.]*|uv|pipx|easy_install|conda|mamba|micromamba|poetry|pdm|npm|yarn|apt|apt-get)(\.exe)?")
+INSTALLERS = re.compile(
+    r"(pip[\d.]*|uv|pipx|easy_install|conda|mamba|micromamba|poetry|pdm|npm|yarn|apt|apt-get)(\.exe)?"
+)
 ACTIONS = {"install", "add", "sync"}
 STARTS = {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn"}  # events of Python's audit hooks
 

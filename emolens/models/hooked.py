@@ -25,7 +25,12 @@ HookName = str | tuple[int, str]  # a full name, or (layer, site)
 Hook = tuple[HookName, HookFn]
 AHooked = TypeVar("AHooked", bound="Hooked")
 
-LIBRARIES = {"accelerate", "torch", "transformer_lens", "transformers"}  # their own hooks on modules change no activation
+LIBRARIES = {
+    "accelerate",
+    "torch",
+    "transformer_lens",
+    "transformers",
+}  # their own hooks on modules change no activation
 
 
 class _Stop(Exception):
@@ -268,7 +273,7 @@ class Hooked:
 
     # --- running -----------------------------------------------------------------------------------
 
-    def check_layer(self, layer: int) -> int:
+    def check_layer(self, layer: Any) -> int:
         """`layer` as an int, if it is the index of a block.
 
         Raises:
@@ -283,13 +288,14 @@ class Hooked:
         """
         if isinstance(layer, bool) or not isinstance(layer, Integral):
             raise TypeError(f"a layer is the index of a block, a whole number, not {layer!r}")
-        if not 0 <= layer < self.n_layers:
+        index = int(layer)
+        if not 0 <= index < self.n_layers:
             raise ValueError(
-                f"layer {layer} is out of range: {self.name} has {self.n_layers} blocks, 0 to {self.n_layers - 1}"
+                f"layer {index} is out of range: {self.name} has {self.n_layers} blocks, 0 to {self.n_layers - 1}"
             )
-        return int(layer)
+        return index
 
-    def check_layers(self, layers: int | Iterable[int] | None) -> tuple[int, ...]:
+    def check_layers(self, layers: Any) -> tuple[int, ...]:
         """The blocks that are meant: one, several, or None for all of them.
 
         Raises:
@@ -306,7 +312,7 @@ class Hooked:
         if isinstance(layers, (str, bytes, bool)) or not isinstance(layers, (Integral, Iterable)):
             raise TypeError(f"layers are indices of blocks, such as [2, 3], not {layers!r}")
         named = [layers] if isinstance(layers, Integral) else list(layers)
-        chosen = tuple(self.check_layer(layer) for layer in named)  # type: ignore[arg-type]
+        chosen = tuple(self.check_layer(layer) for layer in named)
         if not chosen or len(set(chosen)) < len(chosen):
             raise ValueError(
                 f"layers={named!r}: name at least one block and each once, or leave it out for all {self.n_layers}"

@@ -17,7 +17,7 @@ def text_model(hf_model: Any) -> Any:
     >>> text_model(model.hf_model) is model.hf_model
     True
     """
-    whole = getattr(hf_model, "config", None)
+    whole: Any = getattr(hf_model, "config", None)
     if not hasattr(whole, "get_text_config"):
         return hf_model
     config = whole.get_text_config(decoder=True)
