@@ -4,7 +4,9 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +19,18 @@ from emolens.corpus.stories import Corpus
 from emolens.files import cache_dir
 from emolens.models.model import HookedModel
 from emolens.vectors.emotion_vectors import METHODS, EmotionVectors, unit
-from emolens.vectors.pooling import RULES, Moments, PooledActivations, TokenMoments, pool, token_moments
+from emolens.vectors.pooling import (
+    RULES,
+    Moments,
+    PooledActivations,
+    Rule,
+    TokenMoments,
+    check_rule,
+    pool,
+    rule_key,
+    rule_name,
+    token_moments,
+)
 
 FROM_RANK = {
     "literary": 50,
@@ -102,23 +115,24 @@ def whiten(
 
 
 def story_means(
-    pooled: PooledActivations, corpus: Corpus, layer: int, from_rank: int | None = None
+    pooled: PooledActivations, corpus: Corpus, layer: int, from_rank: Rule | None = None
 ) -> Float[Tensor, "text d_model"]:
-    """Each story's mean activation from `from_rank` on, by default its register's (paper, section 3).
+    """Each story's mean activation under the rule `from_rank`, by default its register's rank (paper, section 3).
 
     Raises:
         ValueError: a story too short for its register's rule, named.
     """
-    rank = [register_rank(story.register, pooled, corpus) if from_rank is None else from_rank for story in corpus]
-    chosen = torch.tensor(rank)
-    x = torch.stack([pooled.means(r, layer) for r in sorted(set(rank))])
-    means = x[torch.searchsorted(torch.tensor(sorted(set(rank))), chosen), torch.arange(len(rank))]
+    fixed = None if from_rank is None else check_rule(from_rank)
+    rank = [register_rank(story.register, pooled, corpus) if fixed is None else fixed for story in corpus]
+    rules = list(dict.fromkeys(rank))
+    x = torch.stack([pooled.means(rule, layer) for rule in rules])
+    means = x[[rules.index(rule) for rule in rank], torch.arange(len(rank))]
     short = means.isnan().any(dim=1).nonzero().flatten().tolist()
     if short:
-        story = corpus[short[0]]
+        story, rule = corpus[short[0]], rule_name(rank[short[0]])
         raise ValueError(
             f"{len(short)} stories are too short; the first is number {short[0]} ({story.emotion}, {story.register}) "
-            f"with {int(pooled.counts[short[0]])} tokens, pooled from rank {rank[short[0]]}: {story.text[:60]!r}"
+            f"with {int(pooled.counts[short[0]])} tokens, pooled from rank {rule}: {story.text[:60]!r}"
         )
     return means
 
@@ -143,6 +157,7 @@ def choose(
     shrinkage: Sequence[float] = SHRINKAGE,
     folds: int = 6,
     progress: bool = True,
+    rank: Rule | None = None,
 ) -> list[dict[str, Any]]:
     """Leave topics out: fit on the others, recognise the emotion of the stories left out, for each layer and method.
 
@@ -153,7 +168,7 @@ def choose(
     fold = torch.tensor([_fold_of_group(corpus, folds)[(s.register, s.topic)] for s in corpus])
     rows = []
     for layer in tqdm(pooled.layers, desc="leaving topics out", disable=not progress):
-        fitted, query = story_means(pooled, corpus, layer), pooled.means(READ_FROM_RANK, layer)
+        fitted, query = story_means(pooled, corpus, layer, rank), pooled.means(READ_FROM_RANK, layer)
         basis = neutral.components(layer, EXPLAINED)
         found: dict[tuple[str, float | None], list[Tensor]] = {}
         for number in range(folds):
@@ -201,14 +216,15 @@ def fit(
     keep: Bool[Tensor, "text"] | None = None,
     layers: Sequence[int] | None = None,
     stamp: dict[str, Any] | None = None,
-    rank: int | None = None,
+    rank: Rule | None = None,
 ) -> EmotionVectors:
     """Emotion vectors from pooled stories (paper, section 3), with the whitened readout of this project beside them.
 
     Args:
         keep: fit on these stories only (half of the topics, one register, ...).
         shrinkage: a of the whitening.
-        rank: average every story from this rank on; default 50 for long registers, 10 for short ones.
+        rank: average every story from this rank on, or by another rule that was pooled (see `pool`): "last",
+            "mean", a function; default from rank 50 on for long registers, from 10 on for short ones.
     """
     layers = pooled.layers if layers is None else tuple(layers)
     keep = torch.ones(len(corpus), dtype=torch.bool) if keep is None else keep
@@ -268,55 +284,76 @@ def derive(
     cache: bool = True,
     progress: bool = True,
     token_budget: int = 2048,
+    rank: Rule | None = None,
 ) -> EmotionVectors:
     """Emotion vectors of a model, from the packaged stories or your own: the whole recipe in one call.
 
     One pass over the stories and one over the neutral dialogues; then the shrinkage of the whitening and
     the best layer of each readout are chosen by leaving topics out of the stories. Everything is kept in
-    the user's cache folder: a run that was killed goes on where it stopped, a second call takes seconds.
+    the user's cache folder: a run that was killed goes on where it stopped, a second call takes seconds. Under
+    steering or hooks of your own nothing is read from that folder or written to it.
 
     Args:
         corpus: default the packaged 3,078 stories in two registers.
         layers: blocks; default all.
         emotions: names that must be in the corpus.
+        rank: the rule that the stories are averaged by, see `fit` and `pool`.
 
     Raises:
-        ValueError: a corpus with one emotion or without one that was asked for, an empty or too short story.
+        ValueError: a corpus with one emotion or without one that was asked for, an empty or too short story, an
+            activation that is not finite.
+
+    >>> el.derive(model, corpus, layers=[2, 3], rank="last", progress=False)
+    EmotionVectors(6 emotions, layers 2 to 3, tiny-llama)
     """
     corpus = texts.stories() if corpus is None else corpus
     corpus.check(emotions)
-    pooled = pool(model, corpus.texts, layers, RULES, token_budget=token_budget, cache=cache, progress=progress)
-    key = hashlib.sha256(
-        json.dumps([model.name, pooled.stamp, corpus.hash, RECIPE], sort_keys=True).encode()
-    ).hexdigest()[:16]
-    path = cache_dir() / "vectors" / f"{model.fingerprint}-{key}.safetensors"
+    rank = None if rank is None else check_rule(rank)
+    rules = RULES if rank is None or rank in RULES else (*RULES, rank)
+    cache = cache and model.is_plain and (rank is None or rule_key(rank) is not None)
+    pooled = pool(model, corpus.texts, layers, rules, token_budget=token_budget, cache=cache, progress=progress)
+    about = _about(model, pooled, corpus, rank)
+    identity = [model.name, pooled.stamp, corpus.hash, RECIPE, *([] if rank is None else [about["recipe"]["rank"]])]
+    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    path = cache_dir() / "vectors" / f"{about['fingerprint']}-{key}.safetensors"
     if cache and path.exists():
-        try:
-            return EmotionVectors.load(path, model)
-        except ValueError:
-            path.unlink()  # damaged: fitting again from the pooled shards takes a minute
+        with suppress(ValueError):  # damaged or exchanged: fitting again from the pooled shards takes a minute
+            return _kept(path, model, about, pooled.layers, tuple(corpus.emotions))
     neutral = token_moments(model, texts.neutral(), pooled.layers, token_budget=token_budget, progress=progress)
-    sweep = choose(pooled, corpus, neutral, progress=progress)
+    sweep = choose(pooled, corpus, neutral, progress=progress, rank=rank)
     chosen = {method: best(sweep, method) for method in METHODS}
-    stamp = {
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "transformer-lens")}
+    stamp = about | {"versions": versions, "chosen": chosen, "sweep": sweep}
+    vectors = fit(pooled, corpus, neutral, chosen["whitened"]["shrinkage"], stamp=stamp, rank=rank)
+    if cache:
+        vectors.save(path)
+    return vectors
+
+
+def _about(model: HookedModel, pooled: PooledActivations, corpus: Corpus, rank: Rule | None) -> dict[str, Any]:
+    """The part of the stamp that is known before anything is fitted."""
+    recipe = {"fit": RECIPE, "pooling": pooled.stamp["recipe"], "from_rank": FROM_RANK, "explained": EXPLAINED}
+    if rank is not None:
+        key = rule_key(rank)
+        recipe["rank"] = rule_name(rank) if key is None else key
+    return {
         "model": model.name,
         "revision": model.revision,
-        "fingerprint": model.fingerprint,
+        "fingerprint": pooled.stamp["fingerprint"],
         "architecture": getattr(model.bridge.cfg, "architecture", None) or model.name,
         "default_layer": model.default_layer,
         "dtype": pooled.stamp["dtype"],
         "corpus": corpus.hash,
-        "recipe": {
-            "fit": RECIPE,
-            "pooling": pooled.stamp["recipe"],
-            "from_rank": FROM_RANK,
-            "explained": EXPLAINED,
-        },
-        "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers", "transformer-lens")},
-        "chosen": chosen,
-        "sweep": sweep,
+        "recipe": recipe,
     }
-    vectors = fit(pooled, corpus, neutral, chosen["whitened"]["shrinkage"], stamp=stamp)
-    if cache:
-        vectors.save(path)
+
+
+def _kept(
+    path: Path, model: HookedModel, about: dict[str, Any], layers: tuple[int, ...], emotions: tuple[str, ...]
+) -> EmotionVectors:
+    """Vectors of an earlier call. Raises ValueError for a damaged file, or one that holds other vectors."""
+    vectors = EmotionVectors.load(path, model)
+    held = {name: vectors.stamp.get(name) for name in about if name != "revision"}
+    if held | {"revision": about["revision"]} != about or (vectors.layers, vectors.emotions) != (layers, emotions):
+        raise ValueError(f"{path} holds other vectors")
     return vectors

@@ -12,7 +12,7 @@ from emolens.corpus.stories import Corpus
 from emolens.models.model import HookedModel
 from emolens.vectors.derive import fit
 from emolens.vectors.emotion_vectors import EmotionVectors
-from emolens.vectors.pooling import RULES, PooledActivations, pool
+from emolens.vectors.pooling import RULES, PooledActivations, Rule, pool
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def refit(
     keep: Bool[Tensor, "text"] | None = None,
     corpus: Corpus | None = None,
     pooled: PooledActivations | None = None,
-    rank: int | None = None,
+    rank: Rule | None = None,
 ) -> EmotionVectors:
     """Vectors from some of the stories, or another pooling rule, with the choices of `vectors` kept.
 
@@ -55,10 +55,12 @@ def refit(
         register: the stories of this register only.
         keep: these stories only, of `corpus` (default: the packaged one).
         corpus, pooled: labels and activations, where they are not those of the packaged stories.
-        rank: average every story from this rank on.
+        rank: average every story from this rank on, or by another rule (see `pool`); default that of `vectors`.
     """
     corpus = stories_of(vectors) if corpus is None else corpus
-    pooled = pool(model, corpus.texts, rules=RULES, progress=False) if pooled is None else pooled
+    rank = vectors.stamp.get("recipe", {}).get("rank") if rank is None else rank
+    rules = RULES if rank is None or rank in RULES else (*RULES, rank)
+    pooled = pool(model, corpus.texts, rules=rules, progress=False) if pooled is None else pooled
     layers = vectors.layers if layers is None else tuple(layers)
     if register is not None:
         if register not in (known := {story.register for story in corpus}):
