@@ -41,6 +41,7 @@ def rated_documents(kind: str, n: int | None = None, seed: int = 0) -> tuple[Rat
 
     "films" are 10,605 snippets of film reviews, "products" 3,708 of product reviews, "editorials" 5,190 of
     newspaper editorials. The first call fetches 2.5 MB with pip, later calls read the user's cache folder.
+    Nothing of the archive is run.
 
     >>> rated_documents("filmz")
     Traceback (most recent call last):
@@ -53,6 +54,10 @@ def rated_documents(kind: str, n: int | None = None, seed: int = 0) -> tuple[Rat
     Raises:
         ValueError: another kind, or more than there are.
         RuntimeError: not cached, and not to be had from here.
+
+    >>> rated_documents("film")
+    Traceback (most recent call last):
+    ValueError: no rated documents 'film' (did you mean films?); there are films, products, editorials
     """
     if kind not in KINDS:
         raise ValueError(f"no rated documents {kind!r}{did_you_mean(kind, KINDS)}; there are {', '.join(KINDS)}")

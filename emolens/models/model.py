@@ -43,8 +43,9 @@ class HookedModel(Hooked):
                 its range, an empty stop string.
 
         Example:
-            >>> len(model.generate("she ran", max_new_tokens=4, temperature=0).split())
-            4
+            >>> reply = model.generate("she ran", max_new_tokens=4, temperature=0)
+            >>> reply == model.generate(["she ran", "he was"], max_new_tokens=4, temperature=0)[0]
+            True
             >>> model.generate("she ran", max_new_tokens=0)
             Traceback (most recent call last):
             ValueError: max_new_tokens is 0; it must be a whole number of at least 1

@@ -3,10 +3,9 @@
 import hashlib
 import importlib.metadata
 import json
-import math
-import operator
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,8 +27,12 @@ from emolens.vectors.pooling import (
     RULES,
     Moments,
     PooledActivations,
+    Rule,
     TokenMoments,
+    check_rule,
     pool,
+    rule_key,
+    rule_name,
     token_moments,
 )
 
@@ -167,16 +170,22 @@ def document_start(tokens: int) -> int:
 
 
 def pool_stories(
-    model: HookedModel, corpus: Corpus, layers: Sequence[int] | None = None, **options: Any
+    model: HookedModel,
+    corpus: Corpus,
+    layers: Sequence[int] | None = None,
+    rank: Rule | None = None,
+    **options: Any,
 ) -> PooledActivations:
-    """`pool` of a corpus under every rule that `fit` and `choose` need: rank 1 too where a story is short.
+    """`pool` of a corpus under every rule that `fit` and `choose` need: rank 1 too where a story is short, and `rank`.
 
     >>> pool_stories(model, corpus, [2], cache=False, progress=False).rules
     (0, 10, 20, 50)
     """
     encoded = [encoding.ids for encoding in model.encode_all(corpus.texts)]
     short = min(map(len, encoded), default=SHORT) < SHORT
-    return pool(model, encoded, layers, tuple(sorted((*RULES, 1))) if short else RULES, **options)
+    rules: tuple[Rule, ...] = tuple(sorted((*RULES, 1))) if short else RULES  # type: ignore[type-var]
+    rules = rules if rank is None or rank in rules else (*rules, rank)
+    return pool(model, encoded, layers, rules, **options)
 
 
 def register_ranks(counts: Int[Tensor, "text"], corpus: Corpus) -> dict[str, int]:
@@ -216,9 +225,9 @@ def story_ranks(counts: Int[Tensor, "text"], corpus: Corpus) -> Int[Tensor, "tex
 
 
 def story_means(
-    pooled: PooledActivations, corpus: Corpus, layer: int, from_rank: int | None = None
+    pooled: PooledActivations, corpus: Corpus, layer: int, from_rank: Rule | None = None
 ) -> Float[Tensor, "text d_model"]:
-    """Each story's mean activation from `from_rank` on, by default from where `story_ranks` says (paper, section 3).
+    """Each story's mean activation under a rule, by default from where `story_ranks` says (paper, section 3).
 
     >>> pooled = pool_stories(model, corpus, [2], cache=False, progress=False)
     >>> story_means(pooled, corpus, 2).shape
@@ -231,13 +240,17 @@ def story_means(
         raise ValueError(
             f"the activations are of {len(pooled.counts)} texts and the corpus has {len(corpus)}; pool this corpus"
         )
-    ranks = story_ranks(pooled.counts, corpus) if from_rank is None else torch.full((len(corpus),), from_rank)
-    short = (pooled.counts <= ranks).nonzero().flatten().tolist()
+    if from_rank is None:
+        ranks = story_ranks(pooled.counts, corpus)
+        means, rules = _means(pooled, ranks, layer), ranks.tolist()
+    else:
+        means, rules = pooled.means(check_rule(from_rank), layer), [check_rule(from_rank)] * len(corpus)
+    short = means.isnan().any(dim=1).nonzero().flatten().tolist()
     if short:
-        story, count, rank = corpus[short[0]], int(pooled.counts[short[0]]), int(ranks[short[0]])
+        story, count, rule = corpus[short[0]], int(pooled.counts[short[0]]), rule_name(rules[short[0]])
         raise ValueError(
             f"{len(short)} stories are too short; the first is number {short[0]} ({story.emotion}, {story.register}) "
-            f"with {count} tokens, pooled from rank {rank}: {story.text[:60]!r}. Leave them out, or give their "
+            f"with {count} tokens, pooled from rank {rule}: {story.text[:60]!r}. Leave them out, or give their "
             "register another name than the packaged ones, so that short texts are averaged from a lower rank"
         )
     return _means(pooled, ranks, layer)
@@ -266,6 +279,7 @@ def choose(
     shrinkage: Sequence[float] = SHRINKAGE,
     folds: int = FOLDS,
     progress: bool = True,
+    rank: Rule | None = None,
 ) -> list[dict[str, Any]]:
     """Leave topics out: fit on the others, recognise the emotion of the stories left out, for each layer and method.
 
@@ -287,7 +301,7 @@ def choose(
     rows = []
     said = f"leaving {'topics' if parts.by == 'topic' else 'stories'} out"
     for layer in tqdm(pooled.layers, desc=said, disable=not progress):
-        fitted, query = story_means(pooled, corpus, layer), _means(pooled, start, layer)
+        fitted, query = story_means(pooled, corpus, layer, rank), _means(pooled, start, layer)
         basis = neutral.components(layer, EXPLAINED)
         found: dict[tuple[str, float | None], list[Tensor]] = {}
         for number in range(parts.number):
@@ -340,7 +354,7 @@ def fit(
     keep: Bool[Tensor, "text"] | None = None,
     layers: Sequence[int] | None = None,
     stamp: dict[str, Any] | None = None,
-    rank: int | None = None,
+    rank: Rule | None = None,
 ) -> EmotionVectors:
     """Emotion vectors from pooled stories (paper, section 3), with the whitened readout of this project beside them.
 
@@ -354,10 +368,11 @@ def fit(
     Args:
         keep: fit on these stories only (half of the topics, one register, ...).
         shrinkage: a of the whitening.
-        rank: average every story from this rank on; default 50 for long registers, 10 for short ones.
+        rank: average every story from this rank on, or by another rule that was pooled (see `pool`): "last",
+            "mean", a function; default from rank 50 on for long registers, from 10 on for short ones.
 
     Raises:
-        ValueError: stories of fewer than two emotions; a story too short; a layer, rank or corpus that was not pooled.
+        ValueError: stories of fewer than two emotions; a story too short; a layer, rule or corpus that was not pooled.
     """
     layers = pooled.layers if layers is None else tuple(layers)
     if not layers:
@@ -447,13 +462,15 @@ def derive(
     cache: bool = True,
     progress: bool = True,
     token_budget: int = 2048,
+    rank: Rule | None = None,
 ) -> EmotionVectors:
     """Emotion vectors of a model, from the packaged stories or your own: the whole recipe in one call.
 
     One pass over the stories and one over the neutral dialogues; then the shrinkage of the whitening and
     the best layer of each readout are chosen by leaving topics out of the stories. Everything is kept in
-    the user's cache folder: a run that was killed goes on where it stopped, a second call takes seconds.
-    Your own stories are kept there too, so that studies find them by the stamp of their vectors.
+    the user's cache folder: a run that was killed goes on where it stopped, a second call takes seconds. Under
+    steering or hooks of your own nothing is read from that folder or written to it. Your own stories are kept there
+    too, so that studies find them by the stamp of their vectors.
 
     Short texts are averaged from a lower rank, as `read` does (and where none has more than 10 tokens, the residual
     norm, the unit of steering strength, is that of the neutral dialogues). Emotions with a single text get a vector,
@@ -461,37 +478,39 @@ def derive(
 
     >>> derive(model, corpus, [1, 2], cache=False, progress=False)
     EmotionVectors(6 emotions, layers 1 to 2, tiny-llama)
+    >>> derive(model, corpus, layers=[2, 3], rank="last", cache=False, progress=False)
+    EmotionVectors(6 emotions, layers 2 to 3, tiny-llama)
 
     Args:
         corpus: default the packaged 3,078 stories in two registers. Else a `Corpus`, the path of a JSON Lines file,
             or rows: see `Corpus.from_rows`.
         layers: blocks; default all.
         emotions: names that must be in the corpus.
+        rank: the rule that the stories are averaged by, see `fit` and `pool`.
 
     Raises:
         ValueError: a corpus with one emotion or without one that was asked for, an empty or too short story, no
-            layer or one out of range.
+            layer or one out of range, an activation that is not finite.
     """
     corpus = texts.stories() if corpus is None else Corpus.of(corpus)
     corpus.check(emotions)
-    layers = _checked_layers(model, layers)
-    pooled = pool_stories(model, corpus, layers, token_budget=token_budget, cache=cache, progress=progress)
+    layers, rank = model.check_layers(layers), None if rank is None else check_rule(rank)
+    cache = cache and model.is_plain and (rank is None or rule_key(rank) is not None)
+    pooled = pool_stories(model, corpus, layers, rank, token_budget=token_budget, cache=cache, progress=progress)
     _warn_of_thin_places(corpus, pooled)
-    key = hashlib.sha256(
-        json.dumps([model.name, pooled.stamp, corpus.hash, RECIPE], sort_keys=True).encode()
-    ).hexdigest()[:16]
-    path = cache_dir() / "vectors" / f"{model.fingerprint}-{key}.safetensors"
+    about = _about(model, pooled, corpus, rank)
+    identity = [model.name, pooled.stamp, corpus.hash, RECIPE, *([] if rank is None else [about["recipe"]["rank"]])]
+    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    path = cache_dir() / "vectors" / f"{about['fingerprint']}-{key}.safetensors"
     if cache and not (own := corpus_path(corpus.hash)).exists() and corpus.hash != texts.stories().hash:
         corpus.to_jsonl(own)
     if cache and path.exists():
-        try:
-            return EmotionVectors.load(path, model)
-        except ValueError:
-            path.unlink()  # damaged: fitting again from the pooled shards takes a minute
+        with suppress(ValueError):  # damaged or exchanged: fitting again from the pooled shards takes a minute
+            return _kept(path, model, about, pooled.layers, tuple(corpus.emotions))
     neutral = token_moments(model, texts.neutral(), pooled.layers, token_budget=token_budget, progress=progress)
-    sweep = choose(pooled, corpus, neutral, progress=progress)
-    stamp = _stamp(model, corpus, pooled, sweep)
-    vectors = fit(pooled, corpus, neutral, stamp["chosen"]["whitened"]["shrinkage"], stamp=stamp)
+    sweep = choose(pooled, corpus, neutral, progress=progress, rank=rank)
+    stamp = about | _choices(model, corpus, pooled, sweep)
+    vectors = fit(pooled, corpus, neutral, stamp["chosen"]["whitened"]["shrinkage"], stamp=stamp, rank=rank)
     if cache:
         vectors.save(path)
     return vectors
@@ -506,10 +525,10 @@ def corpus_path(digest: str) -> Path:
     return cache_dir() / "corpora" / f"{digest}.jsonl"
 
 
-def _stamp(
+def _choices(
     model: HookedModel, corpus: Corpus, pooled: PooledActivations, sweep: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """What vectors of `derive` are known by, with the choices made on the stories."""
+    """The part of the stamp that says what was chosen on the stories, and how."""
     parts, halves = Folds.of(corpus), Folds.of(corpus, 2)
     if not sweep:
         warnings.warn(
@@ -518,24 +537,45 @@ def _stamp(
             stacklevel=3,
         )
     return {
-        "model": model.name,
-        "revision": model.revision,
-        "fingerprint": model.fingerprint,
-        "architecture": getattr(model.bridge.cfg, "architecture", None) or model.name,
-        "default_layer": model.default_layer,
-        "dtype": pooled.stamp["dtype"],
-        "corpus": corpus.hash,
-        "recipe": {
-            "fit": RECIPE,
-            "pooling": pooled.stamp["recipe"],
-            "from_rank": register_ranks(pooled.counts, corpus),
-            "explained": EXPLAINED,
-        },
         "folds": {"by": parts.by, "number": parts.number, "halves": halves.by},
         "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers", "transformer-lens")},
         "chosen": {method: best(sweep, method) if sweep else _unchosen(model, pooled, method) for method in METHODS},
         "sweep": sweep,
     }
+
+
+def _about(model: HookedModel, pooled: PooledActivations, corpus: Corpus, rank: Rule | None) -> dict[str, Any]:
+    """The part of the stamp that is known before anything is fitted."""
+    recipe = {
+        "fit": RECIPE,
+        "pooling": pooled.stamp["recipe"],
+        "from_rank": register_ranks(pooled.counts, corpus),
+        "explained": EXPLAINED,
+    }
+    if rank is not None:
+        key = rule_key(rank)
+        recipe["rank"] = rule_name(rank) if key is None else key
+    return {
+        "model": model.name,
+        "revision": model.revision,
+        "fingerprint": pooled.stamp["fingerprint"],
+        "architecture": getattr(model.bridge.cfg, "architecture", None) or model.name,
+        "default_layer": model.default_layer,
+        "dtype": pooled.stamp["dtype"],
+        "corpus": corpus.hash,
+        "recipe": recipe,
+    }
+
+
+def _kept(
+    path: Path, model: HookedModel, about: dict[str, Any], layers: tuple[int, ...], emotions: tuple[str, ...]
+) -> EmotionVectors:
+    """Vectors of an earlier call. Raises ValueError for a damaged file, or one that holds other vectors."""
+    vectors = EmotionVectors.load(path, model)
+    held = {name: vectors.stamp.get(name) for name in about if name != "revision"}
+    if held | {"revision": about["revision"]} != about or (vectors.layers, vectors.emotions) != (layers, emotions):
+        raise ValueError(f"{path} holds other vectors")
+    return vectors
 
 
 def _unchosen(model: HookedModel, pooled: PooledActivations, method: str) -> dict[str, Any]:
@@ -544,25 +584,6 @@ def _unchosen(model: HookedModel, pooled: PooledActivations, method: str) -> dic
     layer = layer if layer in pooled.layers else pooled.layers[len(pooled.layers) // 2]
     unknown = dict.fromkeys(("first", "first_five", "mrr"))
     return {"method": method, "layer": layer, "shrinkage": 1.0 if method == "whitened" else None} | unknown
-
-
-def _checked_layers(model: HookedModel, layers: Any) -> tuple[int, ...] | None:
-    """Different blocks of the model, at least one; None for all."""
-    if layers is None:
-        return None
-    if not isinstance(layers, Iterable) or isinstance(layers, (str, bytes)):
-        raise ValueError(f"layers={layers!r}: give a list of blocks, such as [{layers!r}], or None for all")
-    chosen = []
-    for layer in layers:
-        if isinstance(layer, bool) or not hasattr(layer, "__index__"):
-            raise ValueError(
-                f"layers has {layer!r}, which is no whole number; blocks count from 0 to {model.n_layers - 1}"
-            )
-        chosen.append(model.check_layer(operator.index(layer)))
-    if not chosen or len(set(chosen)) < len(chosen):
-        fault = "there is a block twice" if chosen else "there is none"
-        raise ValueError(f"layers is {chosen}: {fault}; give different blocks, or None for all")
-    return tuple(chosen)
 
 
 def _warn_of_thin_places(corpus: Corpus, pooled: PooledActivations) -> None:

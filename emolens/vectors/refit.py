@@ -13,7 +13,7 @@ from emolens.corpus.stories import Corpus
 from emolens.models.model import HookedModel
 from emolens.vectors.derive import corpus_path, fit, pool_stories
 from emolens.vectors.emotion_vectors import EmotionVectors
-from emolens.vectors.pooling import NORM_FROM_RANK, PooledActivations
+from emolens.vectors.pooling import NORM_FROM_RANK, PooledActivations, Rule
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def refit(
     keep: Bool[Tensor, "text"] | None = None,
     corpus: Corpus | None = None,
     pooled: PooledActivations | None = None,
-    rank: int | None = None,
+    rank: Rule | None = None,
 ) -> EmotionVectors:
     """Vectors from some of the stories, or another pooling rule, with the choices of `vectors` kept.
 
@@ -84,14 +84,15 @@ def refit(
         register: the stories of this register only.
         keep: these stories only, of `corpus`.
         corpus, pooled: labels and activations, where they are not those of the stories that `vectors` are from.
-        rank: average every story from this rank on.
+        rank: average every story from this rank on, or by another rule (see `pool`); default that of `vectors`.
 
     Raises:
         ValueError: stories that are not found (see `stories_of`), a register that no story has, a layer that
             `vectors` lack, or what `fit` raises.
     """
     corpus = stories_of(vectors, corpus)
-    pooled = pool_stories(model, corpus, progress=False) if pooled is None else pooled
+    rank = vectors.stamp.get("recipe", {}).get("rank") if rank is None else rank
+    pooled = pool_stories(model, corpus, rank=rank, progress=False) if pooled is None else pooled
     layers = vectors.layers if layers is None else tuple(layers)
     if register is not None:
         if register not in (known := {story.register for story in corpus}):
