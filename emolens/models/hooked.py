@@ -84,7 +84,7 @@ class Hooked:
     block's output, `blocks.{layer}.hook_resid_post`.
 
     >>> model.n_layers, model.d_model, model.n_ctx, model.default_layer
-    (4, 32, 256, 3)
+    (4, 32, 2048, 3)
     >>> model.forward("she ran .", stop_after=2).shape
     torch.Size([1, 3, 32])
     """
@@ -400,15 +400,13 @@ class Hooked:
         ((2,), (0, 1, 2), (0, 1, 2, 3))
         >>> model.check_layers([])
         Traceback (most recent call last):
-        ValueError: layers=[]: name at least one block and each once, or None for all 4
+        ValueError: layers=[]: name each block once, and at least one; None is all 4
         """
         if layers is None:
             return tuple(range(self.n_layers))
         chosen = tuple(self.check_layer(layer) for layer in listed(layers))
         if not chosen or len(set(chosen)) < len(chosen):
-            raise ValueError(
-                f"layers={layers!r}: name at least one block and each once, or None for all {self.n_layers}"
-            )
+            raise ValueError(f"layers={layers!r}: name each block once, and at least one; None is all {self.n_layers}")
         return chosen
 
     def hook_name(self, layer: int, site: str = "resid_post") -> str:

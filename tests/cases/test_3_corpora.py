@@ -12,7 +12,7 @@ from tiny import WORDS
 from emolens import corpus
 from emolens.corpus.stories import Corpus, Story
 from emolens.files import read_text
-from emolens.vectors.derive import _checked_layers, derive
+from emolens.vectors.derive import derive
 
 pytestmark = pytest.mark.usefixtures("few_dialogues")
 PAIRS = [("sad", "He wept."), ("calm", "She sat by the window."), ("sad", "It was over."), ("calm", "Rain fell.")]
@@ -229,17 +229,16 @@ def test_derive_takes_rows_and_files(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
-        ([], "layers is .*there is none"),
-        (2, r"layers=2: give a list of blocks, such as \[2\]"),
-        ("12", "layers='12': give a list"),
-        ([1.5], "1.5, which is no whole number"),
-        ([True], "True, which is no whole number"),
-        (["1"], "'1', which is no whole number"),
-        ([1, 1], "a block twice"),
+        ([], "name each block once, and at least one"),
+        ("12", "layer='12' is no whole number"),
+        ([1.5], "1.5 is no whole number"),
+        ([True], "True is no whole number"),
+        (["1"], "'1' is no whole number"),
+        ([1, 1], "name each block once"),
         ([-1], "layer -1 is out of range"),
         ([4], "layer 4 is out of range"),
     ],
 )
 def test_layers_are_checked(tiny, layers, message):
-    with pytest.raises(ValueError, match=message):
-        _checked_layers(tiny, layers)
+    with pytest.raises((TypeError, ValueError), match=message):
+        derive(tiny, PAIRS, layers)
