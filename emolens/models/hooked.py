@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from numbers import Integral
-from typing import Any, TypeVar
+from typing import Any, SupportsIndex, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -24,6 +24,7 @@ Runner = Callable[..., Tensor]  # of a Batch, and if need be of its Pass and a k
 HookName = str | tuple[int, str]  # a full name, or (layer, site)
 Hook = tuple[HookName, HookFn]
 AHooked = TypeVar("AHooked", bound="Hooked")
+Layers = SupportsIndex | Iterable[SupportsIndex] | None  # one block, several, or None for all; see `check_layers`
 
 LIBRARIES = {
     "accelerate",
@@ -319,15 +320,14 @@ class Hooked:
             )
         return chosen
 
-    def not_finite(self, texts: int | Sequence[int], layer: int) -> ValueError:
-        """The error for an activation that is infinite or NaN: in which text, or in one of which, and which block.
+    def not_finite(self, text: int, layer: int) -> ValueError:
+        """The error for an activation that is infinite or NaN: in which text, and at the output of which block.
 
         >>> model.not_finite(3, 2)
         ValueError('text 3: the output of block 2 of tiny-llama is not finite (infinite or NaN, in float32)...
         """
-        of_text = f"text {texts}" if isinstance(texts, int) else f"one of the texts {list(texts)}"
         return ValueError(
-            f"{of_text}: the output of block {layer} of {self.name} is not finite (infinite or NaN, in "
+            f"text {text}: the output of block {layer} of {self.name} is not finite (infinite or NaN, in "
             f"{str(self.dtype).removeprefix('torch.')}). float16 overflows in many models: load it in bfloat16 or "
             f"float32. Else a weight that was changed or a hook made it so"
         )
@@ -517,7 +517,7 @@ class Hooked:
     def run_with_cache(
         self,
         texts: Text | Sequence[Text],
-        layers: Sequence[int] | None = None,
+        layers: Layers = None,
         sites: Sequence[str] = ("resid_post",),
     ) -> ActivationCache:
         """TransformerLens's cache of the named sites at the named layers (default: all blocks), stored once each.
@@ -528,14 +528,14 @@ class Hooked:
         >>> model.run_with_cache("she ran .", layers=[2], sites=["mlp_out"])["mlp_out", 2].shape
         torch.Size([1, 3, 32])
         """
-        layers = self.check_layers(layers)
+        blocks = self.check_layers(layers)
         stored: dict[str, Tensor] = {}
 
         def keep(name: str) -> HookFn:
             return lambda tensor, hook: stored.__setitem__(name, tensor.detach())
 
-        names = [self.hook_name(layer, site) for layer in layers for site in sites]
-        self.forward(texts, stop_after=max(layers), fwd_hooks=[(name, keep(name)) for name in names])
+        names = [self.hook_name(layer, site) for layer in blocks for site in sites]
+        self.forward(texts, stop_after=max(blocks), fwd_hooks=[(name, keep(name)) for name in names])
         return ActivationCache(stored, self.bridge)
 
 

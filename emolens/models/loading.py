@@ -154,6 +154,7 @@ def load(
         hf_kwargs: passed to `AutoModelForCausalLM.from_pretrained`.
 
     Raises:
+        TypeError: a name that is no string or path.
         ValueError: no such model, with the nearest names; no such device or dtype; weights that are missing, pickled,
             truncated or not finite, named.
 
@@ -163,8 +164,8 @@ def load(
     """
     device = check_device(device)
     dtype = check_dtype(dtype, device)
-    if not isinstance(name, (str, Path)) or not str(name).strip():
-        raise ValueError(f"{name!r} is no name of a model: give one of {', '.join(known_models())}, a folder or a file")
+    if not isinstance(name, (str, Path)):
+        raise TypeError(f"{name!r} is no name of a model: give one of {', '.join(known_models())}, a folder or a file")
     if hf_kwargs.get("use_safetensors") is False:
         raise ValueError(f"use_safetensors=False: {_no_pickle(str(name))}")
     label = str(name)
@@ -184,10 +185,10 @@ def _from_transformers(label: str, place: str, options: dict[str, Any], loading:
     options = options | {key: loading[key] for key in ("trust_remote_code", "token", "subfolder") if key in loading}
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, **options)
-        config = loading.pop("config", None) or AutoConfig.from_pretrained(place, **options)
+        config = loading.get("config") or AutoConfig.from_pretrained(place, **options)
         auto: Any = AutoModelForImageTextToText if has_text_model(config) else AutoModelForCausalLM
         report = {"use_safetensors": True, "output_loading_info": True}
-        hf_model, info = auto.from_pretrained(place, config=config, **options | loading | report)
+        hf_model, info = auto.from_pretrained(place, **options | loading | report)
     except (SafetensorError, pickle.UnpicklingError) as error:
         raise ValueError(f"the weights of {label!r} are damaged or cut short ({error}): copy them again") from error
     except (OSError, ValueError, KeyError) as error:

@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 import emolens.corpus as texts
 from emolens.corpus.stories import Corpus
 from emolens.files import cache_dir
+from emolens.models.hooked import Layers
 from emolens.models.model import HookedModel
 from emolens.vectors.emotion_vectors import METHODS, EmotionVectors, unit
 from emolens.vectors.pooling import (
@@ -278,7 +279,7 @@ def _split_half(
 def derive(
     model: HookedModel,
     corpus: Corpus | None = None,
-    layers: Sequence[int] | None = None,
+    layers: Layers = None,
     *,
     emotions: Sequence[str] = (),
     cache: bool = True,
@@ -309,9 +310,10 @@ def derive(
     corpus = texts.stories() if corpus is None else corpus
     corpus.check(emotions)
     rank = None if rank is None else check_rule(rank)
+    blocks = model.check_layers(layers)
     rules = RULES if rank is None or rank in RULES else (*RULES, rank)
     cache = cache and model.is_plain and (rank is None or rule_key(rank) is not None)
-    pooled = pool(model, corpus.texts, layers, rules, token_budget=token_budget, cache=cache, progress=progress)
+    pooled = pool(model, corpus.texts, blocks, rules, token_budget=token_budget, cache=cache, progress=progress)
     about = _about(model, pooled, corpus, rank)
     identity = [model.name, pooled.stamp, corpus.hash, RECIPE, *([] if rank is None else [about["recipe"]["rank"]])]
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]

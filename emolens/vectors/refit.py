@@ -12,7 +12,7 @@ from emolens.corpus.stories import Corpus
 from emolens.models.model import HookedModel
 from emolens.vectors.derive import fit
 from emolens.vectors.emotion_vectors import EmotionVectors
-from emolens.vectors.pooling import RULES, PooledActivations, Rule, pool
+from emolens.vectors.pooling import RULES, PooledActivations, Rule, check_rule, pool
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ def refit(
     """
     corpus = stories_of(vectors) if corpus is None else corpus
     rank = vectors.stamp.get("recipe", {}).get("rank") if rank is None else rank
+    rank = None if rank is None else check_rule(rank)
     rules = RULES if rank is None or rank in RULES else (*RULES, rank)
     pooled = pool(model, corpus.texts, rules=rules, progress=False) if pooled is None else pooled
     layers = vectors.layers if layers is None else tuple(layers)
