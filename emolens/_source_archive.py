@@ -13,7 +13,7 @@ from pip._internal.commands import create_command
 
 
 def main(project: str, version: str, folder: str) -> None:
-    """Write the archive of this version to the folder; exits with a message where there is none."""
+    """Write the archive of this version to the folder and print its name; exits with a message where there is none."""
     command: Any = create_command("download")
     options, _ = command.parse_args(["--no-binary=:all:", "--no-cache-dir", "--no-input", project])
     with command.main_context():
@@ -25,7 +25,9 @@ def main(project: str, version: str, folder: str) -> None:
             sys.exit(f"No matching distribution found for {project}=={version}, as a source archive")
         response = session.get(archives[0].url.partition("#")[0], headers={"Accept-Encoding": "identity"})
         response.raise_for_status()
-        (Path(folder) / Path(archives[0].filename).name).write_bytes(response.content)
+        path = Path(folder) / Path(archives[0].filename).name
+        path.write_bytes(response.content)
+        print(path.name)
 
 
 if __name__ == "__main__":

@@ -145,16 +145,15 @@ def _fetch_wheels(packages: Sequence[Package], downloads: Path) -> None:
 def _fetch_archives(packages: Sequence[Package], downloads: Path) -> None:
     script = Path(__file__).with_name("_source_archive.py")
     for package in packages:
-        before = set(downloads.iterdir())
-        _run([str(script), package.project, package.version, str(downloads)], downloads)
-        (archive,) = set(downloads.iterdir()) - before
+        said = _run(["-P", str(script), package.project, package.version, str(downloads)], downloads)
+        archive = downloads / said.splitlines()[-1]
         if (digest := sha256(archive)) != package.sha256:
             archive.unlink()
             raise RuntimeError(f"{archive.name} is another file: Expected sha256 {package.sha256}, got {digest}")
 
 
-def _run(arguments: Sequence[str], downloads: Path) -> None:
-    """Run Python, which with pip knows the user's index, proxy and certificates."""
+def _run(arguments: Sequence[str], downloads: Path) -> str:
+    """What Python prints, which with pip knows the user's index, proxy and certificates."""
     result = subprocess.run(
         [sys.executable, *arguments],
         env=os.environ | {"TMPDIR": str(downloads)},  # so that nothing stays behind in the system's folder
@@ -164,8 +163,10 @@ def _run(arguments: Sequence[str], downloads: Path) -> None:
         text=True,
         errors="replace",
     )
+    said = result.stdout.strip()
     if result.returncode:
-        raise RuntimeError("pip said:\n" + "\n".join(result.stdout.strip().splitlines()[-5:]))
+        raise RuntimeError("pip said:\n" + "\n".join(said.splitlines()[-5:]))
+    return said
 
 
 def unavailable(name: str, packages: Sequence[Package], folder: Path, reason: str) -> RuntimeError:

@@ -455,10 +455,11 @@ def test_circuitsvis_shows_several_emotions_and_no_token_ends_its_script():
 def test_attention_must_fit_its_tokens(monkeypatch):
     with pytest.raises(ValueError, match=r"3 tokens need patterns \[head 3 3\], got \[2, 2\]"):
         plots.circuitsvis_attention(["a", "b", "c"], np.ones((2, 2)))
-    fake = SimpleNamespace(attention_heads=lambda attention, tokens: (attention.shape, tokens))
+    shown = lambda attention, tokens: SimpleNamespace(local_src="here", given=(attention.shape, tokens))  # noqa: E731
+    fake = SimpleNamespace(attention_heads=shown)
     monkeypatch.setitem(sys.modules, "circuitsvis", SimpleNamespace(attention=fake))
     monkeypatch.setitem(sys.modules, "circuitsvis.attention", fake)
-    assert plots.circuitsvis_attention(["a", "<b"], np.ones((4, 2, 2))) == ((4, 2, 2), ["a", "<\u2060b"])
+    assert plots.circuitsvis_attention(["a", "<b"], np.ones((4, 2, 2))).given == ((4, 2, 2), ["a", "<\u2060b"])
     monkeypatch.setitem(sys.modules, "circuitsvis.attention", None)
     with pytest.raises(ImportError, match=r"emolens\[notebooks\]"):
         plots.circuitsvis_attention(["a"], np.ones((4, 1, 1)))

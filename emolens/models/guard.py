@@ -15,6 +15,8 @@ INSTALLERS = re.compile(
 ACTIONS = {"install", "add", "sync"}
 STARTS = {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn"}  # events of Python's audit hooks
 
+CONVERSION = "DISABLE_SAFETENSORS_CONVERSION"
+
 _guards: list[None] = []  # one entry for each context that is open
 _watching: list[None] = []  # one entry once the audit hook is set: Python has no way to take it away
 
@@ -22,6 +24,8 @@ _watching: list[None] = []  # one entry once the audit hook is set: Python has n
 @contextmanager
 def nothing_installed() -> Iterator[None]:
     """Inside, a call of pip, uv or another installer raises, and transformers takes no kernels from the hub.
+
+    Nor does it ask the hub to convert a repository of pickled weights, which opens a pull request there.
 
     TransformerLens 4.3 runs `pip install torchvision` for a multimodal class, which can replace torch itself.
 
@@ -39,13 +43,19 @@ def nothing_installed() -> Iterator[None]:
         _watching.append(None)
     kernels = sys.modules.get("transformers.integrations.hub_kernels")
     enabled = getattr(kernels, "_kernels_enabled", None)
+    conversion = os.environ.get(CONVERSION)
     _guards.append(None)
     try:
+        os.environ[CONVERSION] = "1"
         if enabled is not None:
             kernels._kernels_enabled = False  # type: ignore[union-attr]
         yield
     finally:
         _guards.pop()
+        if conversion is None:
+            del os.environ[CONVERSION]
+        else:
+            os.environ[CONVERSION] = conversion
         if enabled is not None:
             kernels._kernels_enabled = enabled  # type: ignore[union-attr]
 

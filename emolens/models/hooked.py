@@ -4,7 +4,7 @@ import copy
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, TypeVar
+from typing import Any, SupportsIndex, TypeVar
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from emolens.models.multimodal import text_model
 from emolens.models.texts import Encoding, Text, gate, is_chat
 
 Layer = int | np.integer  # the index of a block
-Layers = Layer | Sequence[Layer] | np.ndarray
+Layers = SupportsIndex | Iterable[SupportsIndex]  # one block or several; see `check_layers`
 HookFn = Callable[..., Any]  # TransformerLens's signature: (tensor, hook) -> tensor | None
 Runner = Callable[..., Tensor]  # of a Batch, and if need be of its Pass and a key-value cache
 HookName = str | tuple[int, str]  # a full name, or (layer, site)
@@ -376,15 +376,14 @@ class Hooked:
             )
         return index
 
-    def not_finite(self, texts: int | Sequence[int], layer: int) -> ValueError:
-        """The error for an activation that is infinite or NaN: in which text, or in one of which, and which block.
+    def not_finite(self, text: int, layer: int) -> ValueError:
+        """The error for an activation that is infinite or NaN: in which text, and at the output of which block.
 
         >>> model.not_finite(3, 2)
         ValueError('text 3: the output of block 2 of tiny-llama is not finite (infinite or NaN, in float32)...
         """
-        of_text = f"text {texts}" if isinstance(texts, int) else f"one of the texts {list(texts)}"
         return ValueError(
-            f"{of_text}: the output of block {layer} of {self.name} is not finite (infinite or NaN, in "
+            f"text {text}: the output of block {layer} of {self.name} is not finite (infinite or NaN, in "
             f"{str(self.dtype).removeprefix('torch.')}). float16 overflows in many models: load it in bfloat16 or "
             f"float32. Else a weight that was changed or a hook made it so"
         )
@@ -594,7 +593,7 @@ class Hooked:
     def run_with_cache(
         self,
         texts: Text | Sequence[Text],
-        layers: Sequence[int] | None = None,
+        layers: Layers | None = None,
         sites: Sequence[str] = ("resid_post",),
     ) -> ActivationCache:
         """TransformerLens's cache of the named sites at the named layers (default: all blocks), stored once each.
@@ -605,14 +604,14 @@ class Hooked:
         >>> model.run_with_cache("she ran .", layers=[2], sites=["mlp_out"])["mlp_out", 2].shape
         torch.Size([1, 3, 32])
         """
-        layers = self.check_layers(layers)
+        blocks = self.check_layers(layers)
         stored: dict[str, Tensor] = {}
 
         def keep(name: str) -> HookFn:
             return lambda tensor, hook: stored.__setitem__(name, tensor.detach())
 
-        names = [self.hook_name(layer, site) for layer in layers for site in sites]
-        self.forward(texts, stop_after=max(layers), fwd_hooks=[(name, keep(name)) for name in names])
+        names = [self.hook_name(layer, site) for layer in blocks for site in sites]
+        self.forward(texts, stop_after=max(blocks), fwd_hooks=[(name, keep(name)) for name in names])
         return ActivationCache(stored, self.bridge)
 
 

@@ -83,12 +83,15 @@ class Readout:
         """The k emotions of highest mean score over a text's items; a list of such lists for several texts.
 
         Raises:
-            ValueError: a k below 1.
+            ValueError: a k below 1, or a score that is not finite, with its text and emotion.
         """
         whole("k", k)
         out = []
         for index in sorted(set(self.text_index)):
             mean = self.of_text(index).scores.mean(dim=0)
+            if not mean.isfinite().all():
+                emotion = self.emotions[int((~mean.isfinite()).int().argmax())]
+                raise ValueError(f"text {index}: the score of {emotion!r} is not finite, so there is no order")
             values, order = mean.topk(min(k, len(self.emotions)))
             out.append([(self.emotions[i], float(v)) for v, i in zip(values, order.tolist(), strict=True)])
         return out[0] if len(out) == 1 else out
@@ -273,6 +276,8 @@ def _collect(
                 means = x[[start for start, _ in spans]]
             else:
                 means = torch.stack([x[start:end].mean(dim=0) for start, end in spans])
+            if not means.isfinite().all():
+                raise model.not_finite(number, layer)
             out[layer][number] = project(means, layer)
 
     hooks: list[Any] = [

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from emolens.errors import did_you_mean
+from emolens.files import check_place
 from emolens.models.batching import pad, plan, ranks, whole
 from emolens.models.encoding import Tokens, tokens_of
 from emolens.models.model import HookedModel
@@ -154,7 +156,11 @@ def _add(done: Scan, window: Window, model: HookedModel, project: _Projector, ad
         whole = scores.isfinite().all(dim=1)
         for row in sorted({piece.row for piece in pieces}):
             if not whole[row]:
-                log.warning("document %d is skipped: its activations are no finite numbers", window.numbers[row])
+                log.warning(
+                    "document %d is skipped: its activations are no finite numbers (block %d)",
+                    window.numbers[row],
+                    project.layer,
+                )
                 skipped += 1
         scores[~whole] = -torch.inf
         hits = merge(hits, scores, where, window, tokens, options["k"])
@@ -198,14 +204,17 @@ def scan(
         at: "tokens", or "document" for the mean over a document from rank 10 (or 1) on.
         path: file that keeps what is done, written every half minute and when the scan ends or is
             interrupted. The same call with the same documents goes on from there; with further ones behind
-            them it scans those.
+            them it scans those. Under steering or hooks of your own it is neither read nor written, with a warning.
         overlap: tokens that the pieces of a document longer than the context share, for context only.
         context: longest piece in tokens, default the model's context; a smaller one needs less memory.
         token_budget: tokens of a batch, padding counted.
 
     Raises:
         ValueError: vectors of another model; an unknown place, method, centre or layer; an item that is no
-            text, by its number; a state of another model, of other settings or of other documents, named.
+            text, by its number; a state of another model, of other settings or of other documents, or a damaged one,
+            named.
+        OSError: `path` can't be written, which is tried first; when the disk is full later on, the error's `scan`
+            is the result so far.
 
     Example:
         >>> found = el.scan(model, vectors, ["she ran !", "he was very calm ."], k=1, progress=False)
@@ -219,10 +228,14 @@ def scan(
     options |= {"context": context, "overlap": overlap, "token_budget": token_budget}
     _check(options)
     project = _Projector(vectors, layer, options["method"], centre, model.device)
-    about = {"model": model.name, "fingerprint": model.fingerprint, "dtype": str(model.dtype).removeprefix("torch.")}
+    if path is not None and not model.is_plain:
+        path = None
+        warnings.warn("hooks or a steering are in force: what is scanned under them is kept in no file", stacklevel=2)
+    fingerprint = model.take_fingerprint()
+    about = {"model": model.name, "fingerprint": fingerprint, "dtype": str(model.dtype).removeprefix("torch.")}
     done = Scan(about | {"vectors": _digest(project.vectors)} | options, {name: () for name in vectors.emotions})
     source = Source(documents)
-    if path is not None and Path(path).exists():
+    if path is not None and check_place(path).exists():
         done = _go_on(path, done)
         source.skip(done.documents, done.digest, path)
     saved = time.monotonic()
@@ -237,11 +250,21 @@ def scan(
                 done = replace(more, digest=digest, seconds=done.seconds + time.perf_counter() - started)
                 bar.set_postfix(documents=f"{done.documents:,}", refresh=False)
                 if path is not None and time.monotonic() - saved > SAVE_SECONDS:
-                    done.save(path)
+                    _save(done, path)
                     saved = time.monotonic()
         finally:
             if path is not None:
-                done.save(path)
+                _save(done, path)
+
+
+def _save(done: Scan, path: str | Path) -> None:
+    """Write the state. Raises OSError, with the result so far as its `scan`."""
+    try:
+        done.save(path)
+    except OSError as error:
+        error.scan = done  # type: ignore[attr-defined]
+        error.add_note("The result so far is in this error's attribute `scan`: error.scan.save(another_path) keeps it.")
+        raise
 
 
 def _check(options: dict[str, Any]) -> None:

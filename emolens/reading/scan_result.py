@@ -18,7 +18,7 @@ from emolens.models.encoding import Tokens
 from emolens.reading.document_stream import Window
 
 BEFORE, AFTER = 30, 15  # tokens of a passage around its best one
-FORMAT = "emolens-scan-1"
+FORMAT = "emolens-scan-2"
 
 
 @dataclass(frozen=True)
@@ -97,16 +97,19 @@ class Scan:
         return pd.DataFrame(rows, columns=["emotion", "place", *(f.name for f in fields(Hit))])
 
     def save(self, path: str | Path) -> Path:
-        """Write JSON, whole or not at all."""
-        return write_atomic(path, json.dumps({"format": FORMAT} | asdict(self)).encode())
+        """Write JSON with a checksum, whole or not at all."""
+        state = asdict(self)
+        return write_atomic(path, json.dumps({"format": FORMAT, "sha256": _sha256(state)} | state).encode())
 
     @classmethod
     def load(cls, path: str | Path) -> "Scan":
         """Read what `save`, or `scan(path=...)`, wrote. Raises ValueError for a damaged file or another format."""
         try:
             state = json.loads(Path(path).read_bytes())
-            if state.pop("format") != FORMAT:
-                raise ValueError("another format")
+            if (found := state.pop("format")) != FORMAT:
+                raise ValueError(f"another format, {found!r}")
+            if state.pop("sha256") != _sha256(state):
+                raise ValueError("its checksum does not match")
             hits = {
                 emotion: tuple(Hit(**hit | {"span": tuple(hit["span"])}) for hit in found)
                 for emotion, found in state.pop("hits").items()
@@ -114,6 +117,10 @@ class Scan:
             return cls(hits=hits, **state)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} holds no scan, or a damaged one ({error}); delete it to start again") from error
+
+
+def _sha256(state: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
 def _passage(tokens: Tokens, rank: int) -> tuple[str, tuple[int, int]]:

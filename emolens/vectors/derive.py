@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 import emolens.corpus as texts
 from emolens.corpus.stories import Corpus
 from emolens.files import cache_dir
+from emolens.models.hooked import Layers
 from emolens.models.model import HookedModel
 from emolens.vectors.direction import position_of
 from emolens.vectors.emotion_vectors import METHODS, EmotionVectors, unit
@@ -457,7 +458,7 @@ def _split_half(
 def derive(
     model: HookedModel,
     corpus: Any = None,
-    layers: Sequence[int] | None = None,
+    layers: Layers | None = None,
     *,
     emotions: Sequence[str] = (),
     cache: bool = True,

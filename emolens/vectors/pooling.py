@@ -3,12 +3,13 @@
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Integral
+from operator import index
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, SupportsIndex, runtime_checkable
 
 import torch
 from einops import rearrange
@@ -21,6 +22,7 @@ from tqdm.auto import tqdm
 from emolens.errors import did_you_mean
 from emolens.files import cache_dir, write_atomic
 from emolens.models.batching import Batch, pad, plan, ranks
+from emolens.models.hooked import Layers
 from emolens.models.model import HookedModel
 from emolens.models.texts import Text
 
@@ -28,7 +30,7 @@ log = logging.getLogger(__name__)
 
 # The mean over the tokens from this rank on; "last", the last token alone; "mean", over all tokens (the same as 0);
 # or a function of the ranks [batch pos], -1 in the padding, that gives the weight of each token [batch pos].
-Rule = int | str | Callable[[Tensor], Tensor]
+Rule = SupportsIndex | str | Callable[[Tensor], Tensor]
 RULES: tuple[Rule, ...] = (0, 10, 20, 50)
 NAMED = ("last", "mean")
 NORM_FROM_RANK = 10  # the first tokens, an attention sink above all, would dominate a mean norm
@@ -89,7 +91,7 @@ def rule_key(rule: Rule) -> int | str | None:
     True
     """
     if not callable(rule):
-        return rule
+        return rule if isinstance(rule, str) else index(rule)
     if not isinstance(rule, FunctionType) or rule.__closure__ or rule.__defaults__ or rule.__kwdefaults__:
         return None
     codes = list(_codes(rule.__code__))
@@ -229,7 +231,7 @@ def pooling_weights(batch: Batch, rules: Sequence[Rule]) -> Float[Tensor, "batch
 def _weights(rule: Rule, rank: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos"]:
     """What each token counts under a rule, before the weights of a text are made to add up to 1."""
     if not callable(rule):
-        return ((rank == rank.amax(dim=1, keepdim=True)) if rule == "last" else (rank >= int(rule))).float()
+        return ((rank == rank.amax(dim=1, keepdim=True)) if rule == "last" else (rank >= index(rule))).float()  # type: ignore[arg-type]
     given: Any = rule(rank.clone())
     if not isinstance(given, Tensor) or given.shape != rank.shape:
         shape = list(given.shape) if isinstance(given, Tensor) else type(given).__name__
@@ -250,6 +252,7 @@ class _Collector:
         self.layers, self.rules = layers, rules
         self.means: dict[int, Tensor] = {}
         self.norms: dict[int, Tensor] = {}
+        self.finite: dict[int, Tensor] = {}  # whether all tokens of each text are
 
     def start(self, batch: Batch) -> None:
         self.batch = batch
@@ -265,7 +268,9 @@ class _Collector:
         x = resid.detach().to(torch.float32, copy=True)
         x[self.padding] = 0  # weights of 0 alone would let an infinity in the padding through
         self.means[layer] = torch.bmm(self.weights, x).masked_fill(self.short[..., None], torch.nan).cpu()
-        self.norms[layer] = (torch.linalg.vector_norm(x, dim=-1) * self.counted).sum().cpu()
+        norm = torch.linalg.vector_norm(x, dim=-1)
+        self.norms[layer] = (norm * self.counted).sum().cpu()
+        self.finite[layer] = norm.isfinite().all(dim=1).cpu()
 
     def gather(self, model: HookedModel, rows: list[int]) -> tuple[Tensor, Tensor]:
         """Means `rule layer text d_model` and the sum of norms of each layer, of the batch that was run.
@@ -273,14 +278,11 @@ class _Collector:
         Raises:
             ValueError: an activation that is not finite, with its text and the first layer.
         """
+        for layer in self.layers:
+            if not self.finite[layer].all():
+                raise model.not_finite(rows[int(self.finite[layer].int().argmin())], layer)
         means = rearrange([self.means[layer] for layer in self.layers], "layer text rule d -> rule layer text d")
         norms = torch.stack([self.norms[layer] for layer in self.layers]).double()
-        bad = ~(means.isfinite().all(dim=-1) | self.short.cpu().T[:, None]).all(dim=0)
-        for place, layer in enumerate(self.layers):
-            if bad[place].any():
-                raise model.not_finite(rows[int(bad[place].int().argmax())], layer)
-            if not norms[place].isfinite():
-                raise model.not_finite(rows, layer)
         return means, norms
 
 
@@ -339,8 +341,8 @@ def pool_batches(
 def pool(
     model: HookedModel,
     texts: Text | Sequence[Text],
-    layers: Sequence[int] | None = None,
-    rules: Rule | Sequence[Rule] = RULES,
+    layers: Layers | None = None,
+    rules: Rule | Iterable[Rule] = RULES,
     *,
     token_budget: int = 2048,
     folder: str | Path | None = None,
@@ -369,7 +371,7 @@ def pool(
     >>> el.pool(model, ["she ran .", "he was calm and cold ."], rules=later, progress=False).means(later, 3).shape
     torch.Size([2, 32])
     """
-    layers, rules = model.check_layers(layers), check_rules(rules)
+    blocks, rules = model.check_layers(layers), check_rules(rules)
     encoded = [encoding.ids for encoding in model.encode_all(texts)]
     lengths = [len(ids) for ids in encoded]
     batches = plan(lengths, token_budget)
@@ -379,7 +381,7 @@ def pool(
         "fingerprint": model.take_fingerprint(),
         "dtype": str(model.dtype).removeprefix("torch."),
         "tokens": hashlib.sha256(json.dumps(encoded).encode()).hexdigest(),
-        "layers": list(layers),
+        "layers": list(blocks),
         "rules": [rule_name(rule) if key is None else key for rule, key in zip(rules, keys, strict=True)],
         "token_budget": token_budget,
         "shard_texts": SHARD_TEXTS,
@@ -388,7 +390,7 @@ def pool(
     key = hashlib.sha256(json.dumps(stamp, sort_keys=True).encode()).hexdigest()[:16]
     home = Path(folder) if folder is not None else cache_dir() / "pooled" / key
     parts: list[tuple[list[int], Any]] = []
-    norm_sum, norm_count = torch.zeros(len(layers), dtype=torch.float64), 0
+    norm_sum, norm_count = torch.zeros(len(blocks), dtype=torch.float64), 0
     with tqdm(total=sum(lengths), unit="token", unit_scale=True, desc="pooling", disable=not progress) as bar:
 
         def advance(rows: list[int]) -> None:
@@ -396,19 +398,19 @@ def pool(
 
         for number, group in enumerate(_groups(batches)):
             rows = [row for batch in group for row in batch]
-            shapes = dict.fromkeys(_entries(rules), (len(layers), len(rows), model.d_model))
+            shapes = dict.fromkeys(_entries(rules), (len(blocks), len(rows), model.d_model))
             shard = _Shard(home / f"{number:04d}.safetensors", key, rows, shapes)
             kept = _kept(shard) if cache else None
             if kept is not None:
                 advance(kept["rows"].tolist())
             else:
-                kept = pool_batches(model, encoded, group, layers, rules, advance)
+                kept = pool_batches(model, encoded, group, blocks, rules, advance)
                 if cache:
                     shard.write(kept)
             norm_sum, norm_count = norm_sum + kept["norm_sum"], norm_count + int(kept["norm_count"])
             parts.append((kept["rows"].tolist(), shard if cache else kept))
-    norm = (norm_sum / norm_count).float() if norm_count else torch.full((len(layers),), torch.nan)
-    return PooledActivations(layers, rules, torch.tensor(lengths), norm, tuple(parts), stamp)
+    norm = (norm_sum / norm_count).float() if norm_count else torch.full((len(blocks),), torch.nan)
+    return PooledActivations(blocks, rules, torch.tensor(lengths), norm, tuple(parts), stamp)
 
 
 def check_rules(rules: Any) -> tuple[Rule, ...]:
@@ -417,7 +419,7 @@ def check_rules(rules: Any) -> tuple[Rule, ...]:
     >>> check_rules("last"), check_rules([0, 10])
     (('last',), (0, 10))
     """
-    given = list(rules) if isinstance(rules, (list, tuple)) else [rules]
+    given = [rules] if isinstance(rules, str) or callable(rules) or not isinstance(rules, Iterable) else list(rules)
     checked = tuple(check_rule(rule) for rule in given)
     if not checked or any(rule in checked[:place] for place, rule in enumerate(checked)):
         raise ValueError(f"rules={given}: name at least one pooling rule, and each once")
@@ -488,7 +490,7 @@ class TokenMoments:
 def token_moments(
     model: HookedModel,
     texts: Text | Sequence[Text],
-    layers: Sequence[int] | None = None,
+    layers: Layers | None = None,
     *,
     from_rank: int = NORM_FROM_RANK,
     token_budget: int = 2048,
@@ -506,31 +508,31 @@ def token_moments(
     torch.Size([1, 32])
     """
     model.require_one_row("token_moments")
-    layers = model.check_layers(layers)
+    blocks = model.check_layers(layers)
     encoded = [encoding.ids for encoding in model.encode_all(texts)]
-    total = torch.zeros(len(layers), model.d_model, dtype=torch.float64)
-    square = torch.zeros(len(layers), model.d_model, model.d_model, dtype=torch.float64)
+    total = torch.zeros(len(blocks), model.d_model, dtype=torch.float64)
+    square = torch.zeros(len(blocks), model.d_model, model.d_model, dtype=torch.float64)
     count, chosen, rows = 0, torch.empty(0), [0]
 
     def add(resid: Tensor, hook: Any, row: int) -> None:
         x = resid.detach()[chosen].float()
         if not x.isfinite().all():
             bad = (chosen & ~resid.isfinite().all(dim=-1)).any(dim=1)
-            raise model.not_finite(rows[int(bad.int().argmax())], layers[row])
+            raise model.not_finite(rows[int(bad.int().argmax())], blocks[row])
         total[row] += x.sum(dim=0).double().cpu()
         square[row] += (x.T @ x).double().cpu()
 
-    hooks = [((layer, "resid_post"), lambda x, hook, row=row: add(x, hook, row)) for row, layer in enumerate(layers)]
+    hooks = [((layer, "resid_post"), lambda x, hook, row=row: add(x, hook, row)) for row, layer in enumerate(blocks)]
     lengths = [len(ids) for ids in encoded]
     with tqdm(total=sum(lengths), unit="token", unit_scale=True, desc="neutral", disable=not progress) as bar:
         for rows in plan(lengths, token_budget):
             batch = pad([encoded[row] for row in rows], "right", model.pad_token_id).to(model.device)
             chosen = ranks(batch.mask) >= from_rank
             count += int(chosen.sum())
-            model.forward(batch, stop_after=max(layers), fwd_hooks=hooks)
+            model.forward(batch, stop_after=max(blocks), fwd_hooks=hooks)
             bar.update(sum(lengths[row] for row in rows))
     if count < 2:
         raise ValueError(f"the texts have {count} tokens from rank {from_rank} on; give longer ones")
     mean = total / count
     covariance = square / count - mean[:, :, None] * mean[:, None, :]
-    return TokenMoments(layers, mean.float(), covariance.float())
+    return TokenMoments(blocks, mean.float(), covariance.float())

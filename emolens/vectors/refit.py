@@ -13,7 +13,7 @@ from emolens.corpus.stories import Corpus
 from emolens.models.model import HookedModel
 from emolens.vectors.derive import corpus_path, fit, pool_stories
 from emolens.vectors.emotion_vectors import EmotionVectors
-from emolens.vectors.pooling import NORM_FROM_RANK, PooledActivations, Rule
+from emolens.vectors.pooling import NORM_FROM_RANK, PooledActivations, Rule, check_rule
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,7 @@ def refit(
     """
     corpus = stories_of(vectors, corpus)
     rank = vectors.stamp.get("recipe", {}).get("rank") if rank is None else rank
+    rank = None if rank is None else check_rule(rank)
     pooled = pool_stories(model, corpus, rank=rank, progress=False) if pooled is None else pooled
     layers = vectors.layers if layers is None else tuple(layers)
     if register is not None:
