@@ -2,12 +2,13 @@
 PYTHON ?= $(or $(shell for p in python3.11 python3 python; do $$p -c "" 2>/dev/null && echo $$p && break; done),python3)
 BIN := .venv/bin
 COMPAT := .venv-compat
+WHEEL := .venv-wheel
 PIP := -m pip -qq --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo lab test test-lint test-types test-unit test-compat test-notebooks vectors posttrain results gallery bench clean python
+.PHONY: help demo lab test test-lint test-types test-unit test-compat test-notebooks test-wheel vectors posttrain results gallery bench clean python
 
 help: ## show what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -18,12 +19,14 @@ demo: $(BIN)/installed ## derive the 171 vectors of a small model, test them, dr
 lab: $(BIN)/installed ## open the notebooks in JupyterLab
 	@$(BIN)/jupyter lab notebooks
 
-test: test-lint test-types test-unit test-compat test-notebooks ## run all of the following, in this order
+test: test-lint test-types test-unit test-compat test-wheel test-notebooks ## run all of the following, in this order
 
-test-lint: $(BIN)/installed ## ruff: rules and format
+test-lint: $(BIN)/installed ## ruff: rules and format; import-linter: which room may import which
 	@echo "== ruff"
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@echo "== import-linter"
+	@$(BIN)/lint-imports | tail -4
 
 test-types: $(BIN)/installed ## mypy
 	@echo "== mypy"
@@ -31,11 +34,15 @@ test-types: $(BIN)/installed ## mypy
 
 test-unit: $(BIN)/installed ## the tests of the package
 	@echo "== unit tests"
-	@$(BIN)/pytest -q
+	@$(BIN)/pytest -q -n auto
 
 test-compat: $(COMPAT)/installed ## the conformance tests on TransformerLens 3
 	@echo "== conformance on TransformerLens 3"
 	@$(COMPAT)/bin/pytest -q tests/conformance
+
+test-wheel: $(WHEEL)/installed ## the wheel alone, in an environment of its own, reads a text
+	@echo "== the wheel"
+	@cd $(WHEEL) && bin/emolens read "I have one hour left, and nobody answers the phone." --top 3
 
 test-notebooks: $(BIN)/installed ## every notebook, its outputs compared
 	@echo "== notebooks (the first time both models' vectors are derived, a few minutes each)"
@@ -50,8 +57,9 @@ vectors: $(BIN)/installed ## make the packaged vectors again
 posttrain: $(BIN)/installed ## train the children of the base model that are not there yet (about five minutes each)
 	@$(BIN)/python scripts/posttrain.py
 
-results: $(BIN)/installed ## run every study in full on both models, for figures/data
-	@$(BIN)/python scripts/results.py
+MODELS ?= smollm2-135m-instruct gemma-3-270m
+results: $(BIN)/installed ## run every study in full, for figures/data; what is there is kept (MODELS="NAME ...")
+	@for m in $(MODELS); do $(BIN)/emolens run --all --model $$m --out figures/data || exit 1; done
 
 gallery: $(BIN)/installed ## write figures/README.md from the figures that the notebooks wrote
 	@$(BIN)/python -c 'from emolens import plots; print(plots.gallery("figures"))'
@@ -65,7 +73,7 @@ bench: $(BIN)/installed ## measure speed and memory against other ways to do it
 	@$(BIN)/python benchmarks/derive.py --out benchmarks/results/derive-smollm2-135m-instruct.json
 
 clean: ## remove the environments and what the tools left
-	rm -rf .venv $(COMPAT) build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv $(COMPAT) $(WHEEL) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 python:
@@ -87,4 +95,13 @@ $(COMPAT)/installed: pyproject.toml constraints.txt compat/requirements.txt | py
 	@grep -v '^transformer-lens==' constraints.txt > $(COMPAT)/constraints.txt
 	@$(COMPAT)/bin/python $(PIP) install -c $(COMPAT)/constraints.txt -r compat/requirements.txt
 	@$(COMPAT)/bin/python $(PIP) install --no-deps -e .
+	@touch $@
+
+$(WHEEL)/installed: $(BIN)/installed pyproject.toml constraints.txt $(shell find emolens -name '*.py' -o -name '*.pyi')
+	@echo "== building the wheel, and installing it alone into $(WHEEL)"
+	@rm -rf $(WHEEL) dist build
+	@$(BIN)/python -m build -q --outdir dist . >/dev/null
+	@$(BIN)/twine check --strict dist/*
+	@$(PYTHON) -m venv $(WHEEL)
+	@$(WHEEL)/bin/python $(PIP) install -c constraints.txt dist/*.whl
 	@touch $@

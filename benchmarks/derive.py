@@ -37,7 +37,7 @@ def main() -> None:
         first, second = derived
         for method in ("denoised", "whitened"):
             for layer in (first.default_layer, first.chosen_layer(method)):
-                cosine = first.agreement(second, layer, method)
+                cosine = first.cosine_with(second, layer, method)
                 result[f"cosine between dtypes, {method}, block {layer}"] = {
                     "lowest": round(float(cosine.min()), 4),
                     "median": round(float(cosine.median()), 4),

@@ -3,6 +3,7 @@
 from emolens import corpus as corpus
 from emolens import models as models
 from emolens import plots as plots
+from emolens import results as results
 from emolens import stats as stats
 from emolens import studies as studies
 from emolens import vectors as vectors
@@ -25,6 +26,7 @@ from emolens.reading.scan import scan as scan
 from emolens.reading.scan_result import Scan as Scan
 from emolens.results import StudyResult as StudyResult
 from emolens.steering import measures as measures
+from emolens.steering.dose_response import Doses as Doses
 from emolens.steering.dose_response import dose_response as dose_response
 from emolens.steering.nulls import Nulls as Nulls
 from emolens.steering.nulls import null_directions as null_directions
@@ -41,6 +43,7 @@ from emolens.training.posttrain import Recipe as Recipe
 from emolens.training.posttrain import posttrain as posttrain
 from emolens.vectors import geometry as geometry
 from emolens.vectors import pooling as pooling
+from emolens.vectors.control_vector import import_gguf as import_gguf
 from emolens.vectors.derive import derive as derive
 from emolens.vectors.derive import fit as fit
 from emolens.vectors.direction import Direction as Direction

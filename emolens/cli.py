@@ -1,4 +1,4 @@
-"""The command line: `emolens derive | read | nearest | lens | models | demo`.
+"""The command line: `emolens derive | read | nearest | lens | models | studies | run | demo`.
 
 Only the standard library is imported before a command runs, so that `--help` answers at once.
 """
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from emolens.vectors.emotion_vectors import EmotionVectors
 
 MODEL = "smollm2-135m-instruct"
+MEASURED = "the studies that were finished are written; the same command goes on from there"
 RESUMES = "what was finished is kept in the cache; the same command goes on from there"
 
 
@@ -76,6 +77,15 @@ def _parser() -> argparse.ArgumentParser:
     lens = command("lens", _lens, "The tokens that an emotion's vector pushes up and down.", of_model, of_vectors)
     lens.add_argument("emotions", nargs="*", metavar="EMOTION", help="(all)")
     command("models", _models, "The models that install from the package index.")
+    command("studies", _studies, "The studies that there are, with a line each.")
+    run = command("run", _run, "Run studies on a model; write their numbers and figures.", of_model, kept=MEASURED)
+    run.add_argument("names", nargs="*", metavar="NAME", help="as `emolens studies` prints them (with --all: all)")
+    run.add_argument("--all", action="store_true", help="every study, each unless its numbers are there already")
+    run.add_argument("--size", choices=("full", "quick"), default="full", help="(full)")
+    run.add_argument("--vectors", type=Path, metavar="PATH", help="made by `derive` (derived, or from the cache)")
+    run.add_argument(
+        "--out", type=Path, default=Path("results"), metavar="FOLDER", help="OUT/MODEL/STUDY.json (results)"
+    )
     command("demo", _demo, "Derive, test and draw the vectors of a small model.", kept=RESUMES)
     return parser
 
@@ -145,6 +155,32 @@ def _models(args: argparse.Namespace) -> None:
         cached = "yes" if (folder / RECORD).exists() else "no"
         rows.append((model.name, model.licence, f"{model.megabytes} MB", cached, str(folder)))
     _print_table(rows)
+
+
+def _studies(args: argparse.Namespace) -> None:
+    from emolens import studies
+
+    _print_table(studies.describe().items())
+
+
+def _run(args: argparse.Namespace) -> None:
+    from emolens import studies
+
+    if args.all == bool(args.names):
+        raise ValueError("name at least one study (`emolens studies` prints them), or give --all")
+    for name in args.names:
+        studies.find(name)  # a wrong name is found before a long load
+    import emolens as el
+    from emolens.studies._measure import draw, is_measured, measure
+
+    model = el.load(args.model)
+    vectors = el.EmotionVectors.load(args.vectors, model) if args.vectors else el.derive(model)
+    for name in args.names or studies.names():
+        if args.all and is_measured(name, model, vectors, args.out):
+            continue
+        path = measure(name, model, vectors, args.out, args.size)
+        if path is not None:
+            print(*([path] if args.all else [path, *draw(path)]), sep="\n")
 
 
 def _demo(args: argparse.Namespace) -> int | None:

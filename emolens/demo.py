@@ -22,15 +22,15 @@ def main(folder: str | Path = "demo") -> None:
 
     print("3. Do they recognise emotions in texts they were not made from?")
     result = el.detect(model, vectors, el.corpus.vignettes())
-    print(f"   {result.verdict()}")
+    print(f"   {result.headline()}")
     reliable = vectors.split_half(layer)
     low, high = vectors.reliability_null[1, :, vectors.layers.index(layer)].tolist()
     print(
-        f"   Vectors from two halves of the topics agree with a median cosine of {float(reliable.median()):.2f} at "
+        f"   Vectors from two halves of the topics agree with a median cosine of {float(reliable.nanmedian()):.2f} at "
         f"block {layer} (vectors of different emotions: {low:.2f} to {high:.2f})."
     )
     shipped = el.packaged_vectors(model)
-    agreement = vectors.agreement(shipped, shipped.default_layer)
+    agreement = vectors.cosine_with(shipped, shipped.default_layer)
     print(f"   Lowest cosine with the vectors that ship with emolens: {float(agreement.min()):.4f} over the emotions.")
     for emotion in ("calm", "desperate", "proud"):
         near = ", ".join(f"{name} {cosine:.2f}" for name, cosine in vectors.nearest(emotion, 4, layer))

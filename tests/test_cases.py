@@ -8,17 +8,17 @@ from planted import TOPICS, case_model, neutral, stories
 import emolens as el
 from emolens import corpus
 from emolens.models.log_probs import SharedPrompt, gradients, log_probs
-from emolens.stats import contrast
+from emolens.stats import Verdict, contrast
 from emolens.steering.measures import coherence
-from emolens.steering.nulls import null_directions, random_directions
+from emolens.steering.nulls import Nulls, null_directions, random_directions
 from emolens.studies.behaviour import _candidate_replies as replies
 from emolens.studies.behaviour import _reply_preference as cases
 from emolens.studies.behaviour import leverage, reward_hacking, sycophancy
-from emolens.studies.behaviour._reply_preference import Pair
+from emolens.studies.behaviour._reply_preference import Case, Pair
 
 LAYER = 1  # where the cause is steered; block 3 turns it into a preference, so that it can be ablated in between
 EMOTIONS = ("afraid", "calm")
-FOUND, NOT = "above the null", "inside the null"
+FOUND, NOT = Verdict.BEYOND, Verdict.INSIDE
 
 
 def told(t):
@@ -59,8 +59,8 @@ def planted_case():
 
 def studied(of, planted_case, **options):
     model, vectors, nulls = planted_case
-    options = {"layer": LAYER, "nulls": nulls, "strengths": (), "progress": False} | options
-    return of.run(model, vectors, "full", rows(of), EMOTIONS, **options)
+    question = {"layer": LAYER, "strengths": ()} | options
+    return of.run(model, vectors, "full", rows(of), EMOTIONS, question, nulls=nulls, progress=False)
 
 
 @pytest.mark.parametrize("of", [leverage, reward_hacking, sycophancy])
@@ -81,15 +81,12 @@ def test_what_is_raised_everywhere_is_a_liking_of_the_wording(planted_case):
     said = {"coercive": "afraid word{t} afraid", "honest": "calm word{t} calm"}
     named = [inbox(t) | {kind: [text.format(t=20 + t)] for kind, text in said.items()} for t in range(TOPICS)]
     model, vectors, nulls = planted_case
-    found = leverage.run(
-        model, vectors, "full", named, EMOTIONS, layer=LAYER, nulls=nulls, strengths=(), progress=False
-    )
+    question = {"layer": LAYER, "strengths": ()}
+    found = leverage.run(model, vectors, "full", named, EMOTIONS, question, nulls=nulls, progress=False)
     row = found["first_order"].table().iloc[0]
     assert row["own"] > 0.5 and row["control"] > 0.5
     assert abs(row["effect"]) < 0.02 * row["own"]
-    assert (
-        row["own_verdict"] == FOUND and "without the control, above the null: afraid" in found["first_order"].verdict()
-    )
+    assert row["own_verdict"] == FOUND
 
 
 def test_the_curve_shows_the_effect_the_bands_and_the_costs(planted_case):
@@ -112,7 +109,7 @@ def test_200_random_directions_are_called_as_often_as_a_5_percent_test_may(plant
     called = 0
     for number, one in enumerate(random_directions(vectors["calm"], 200, seed=7)):
         drawn = [[x] for x in random_directions(one, 78, 10_000 + number)]
-        nulls = {"random": drawn[:39], "more random": drawn[39:]}
+        nulls = Nulls({"random": drawn[:39], "more random": drawn[39:]})
         frame = cases.first_order(items, gradient, over, [one], LAYER, nulls).table()
         called += frame["verdict"].iloc[0] == FOUND
     assert called <= 16
@@ -215,14 +212,12 @@ def test_rows_that_cannot_be_studied_are_named(planted_case):
 
 def test_few_scenarios_are_called_few(planted_case):
     model, vectors, nulls = planted_case
-    few = cases.run(
-        model, vectors, rows(sycophancy)[:3], {"x": Pair("sycophantic", "honest")}, EMOTIONS, layer=LAYER, nulls=nulls,
-        progress=False,
-    )  # fmt: skip
-    assert "In these 3 scenarios, x: afraid" in few["first_order"].verdict()
-    assert "In these" not in studied(sycophancy, planted_case)["first_order"].verdict()
-    quick = sycophancy.run(model, vectors, "quick", rows(sycophancy), EMOTIONS, layer=LAYER, progress=False)
-    assert set(quick["first_order"].table()["verdict"]) == {"no null"} and len(quick) == 2
+    case = Case(rows(sycophancy)[:3], {"x": Pair("sycophantic", "honest")}, EMOTIONS, layer=LAYER)
+    few = cases.measure(model, vectors, case, nulls=nulls, progress=False)
+    assert few["first_order"].headline().startswith("In these 3 scenarios, afraid moves x most")
+    assert "In these" not in studied(sycophancy, planted_case)["first_order"].headline()
+    quick = sycophancy.run(model, vectors, "quick", rows(sycophancy), EMOTIONS, {"layer": LAYER}, progress=False)
+    assert set(quick["first_order"].table()["verdict"]) == {Verdict.NO_NULL} and len(quick) == 2
 
 
 def test_a_contrast_is_a_difference_of_means_and_holds_a_covariate_equal():

@@ -1,5 +1,6 @@
 """The studies of steering and patching, end to end on a tiny model and on planted answers."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -13,13 +14,16 @@ import emolens as el
 from emolens import corpus
 from emolens.models.model import HookedModel
 from emolens.plots.doses import patch_map, scatter
+from emolens.results import StudyResult
+from emolens.stats import Verdict
+from emolens.steering.nulls import Nulls
+from emolens.studies._common import NotForThisModel
 from emolens.studies.causes import expression, patching, word_probability
 
 
 @pytest.fixture
 def questions(monkeypatch):
     asked = [sentence(torch.Generator().manual_seed(seed)) for seed in range(3)]
-    monkeypatch.setattr(word_probability, "TWELVE", EMOTIONS)
     monkeypatch.setattr(word_probability, "QUESTIONS", {"he": tuple(asked[:2]), "control": tuple(asked[2:])})
 
 
@@ -27,23 +31,49 @@ def families(model, vectors, directions, draws, layers=None, seed=0):
     """Two kinds of random families in the place of `null_directions`, which needs the packaged stories."""
 
     def drawn(seed):
-        found = el.random_directions(directions[0], len(directions), seed)
-        return [replace(one, name=of.name) for one, of in zip(found, directions, strict=True)]
+        random = el.random_directions(directions[0], len(directions), seed)
+        return [replace(null, name=of.name) for null, of in zip(random, directions, strict=True)]
 
-    return {
+    return Nulls({
         kind: [drawn(seed + d + 100 * k) for d in range(draws)] for k, kind in enumerate(("random", "shuffled labels"))
-    }
+    })  # fmt: skip
 
 
 def test_planted_words_rise_under_their_own_vector_and_random_families_do_not(planted, questions, monkeypatch):
     monkeypatch.setattr(word_probability, "null_directions", families)
-    table = word_probability.run(*planted, "full", strength=0.1, layer=2).table().set_index("question")
-    row = table.loc["he"]
-    assert row["rows"] == len(EMOTIONS) and row["matching"] > 0.5 and row["rows_random_p"] == 1 / 40
-    assert abs(row["matching_random"]) < 0.2 and row["rows_random"] < 4
-    drawn = word_probability.matrix(*planted, strength=0.1, layer=2)
-    assert len(drawn.table()) == len(EMOTIONS) ** 2 and f"in {len(EMOTIONS)} of" in drawn.verdict()
+    results = word_probability.run(*planted, "full", strength=0.1, layer=2, emotions=EMOTIONS)
+    table = results["word_probability"].table().set_index(["question", "measure"])
+    rows, matching = table.loc[("he", "rows")], table.loc[("he", "matching")]
+    assert rows["value"] == rows["words"] == len(EMOTIONS) and rows["p_random"] == 1 / 40 and rows["random_high"] < 6
+    assert matching["value"] > 0.5 and matching["p_random"] == 1 / 40 and matching["verdict"] == Verdict.BEYOND
+    assert -0.2 < matching["random_low"] < 0 < matching["random_high"] < 0.2
+    assert matching["low"] < matching["value"] < matching["high"]
+    assert results["word_probability"].headline().count("beyond the null") == 2
+    drawn = word_probability.matrix(*planted, strength=0.1, layer=2, emotions=EMOTIONS)
+    assert len(drawn.table()) == len(EMOTIONS) ** 2 and f"in {len(EMOTIONS)} of" in drawn.headline()
+    pd.testing.assert_frame_equal(drawn.table(), results["matrix"].table())
     drawn.plot()
+
+
+def test_words_that_rise_where_the_null_falls_are_beyond_it():
+    """A null that is displaced: +1.8 nats against draws around -2, which is not inside however large their size."""
+    rng = np.random.default_rng(0)
+    drawn = {"shuffled labels": [word_probability.summary(rng.normal(-2, 0.3, (12, 12))) for _ in range(39)]}
+    matrix = np.where(np.eye(12), 1.8, -2.0)
+    rows = {row["measure"]: row for row in word_probability.compared(matrix, drawn)}
+    assert rows["matching"]["p_shuffled labels"] == 1 / 40 and rows["matching"]["verdict"] == Verdict.BEYOND
+    assert rows["others"]["verdict"] == Verdict.INSIDE and rows["rows"]["verdict"] == Verdict.BEYOND
+
+
+def test_a_quick_run_has_no_null_and_says_so(planted, questions):
+    results = word_probability.run(*planted, "quick", strength=0.1, layer=2, emotions=[*EMOTIONS, "no emotion here"])
+    result = results["word_probability"]
+    assert result.null.startswith("none") and set(result.table()["verdict"]) == {Verdict.NO_NULL}
+    assert result.headline().count("no null") == 2 and set(result.table()["words"]) == {len(EMOTIONS)}
+    with pytest.raises(NotForThisModel, match="the vectors have 1 of the 2 emotions"):
+        word_probability.run(*planted, "quick", emotions=["calm", "wistful"])
+    with pytest.raises(ValueError, match="size='ful' is none of full, quick"):
+        word_probability.run(*planted, "ful")
 
 
 def test_a_summary_counts_the_diagonal():
@@ -59,24 +89,41 @@ def test_patching_of_planted_pairs_moves_from_the_word_to_the_end(planted, monke
     monkeypatch.setattr(patching, "ODDS", el.measures.log_odds([" afraid", " angry"], [" calm", " happy"]))
     assert patching.changed_position(model, pairs[0]) == 12
     assert (patching.changes(model, vectors)["change"] > 0).all()
-    found = patching.run(model, vectors).table().query("measure == 'log-odds'").set_index(["place", "layer"])["effect"]
-    assert found["changed word", 0] > 0.9 and found["last token", 0] < 0.1 and found["last token", 2] > 0.9
-    through = patching.through_the_vector(model, vectors)
+    results = patching.run(model, vectors)
+    table = results["where"].table().query("measure == 'log-odds'").set_index(["place", "layer"])["effect"]
+    assert table["changed word", 0] > 0.9 and table["last token", 0] < 0.1 and table["last token", 2] > 0.9
+    assert "from block 2 on the last token carries more" in results["where"].headline()
+    through = results["through_the_vector"]
     table = through.table().set_index(["kind", "layer"])
     assert table.loc[("vector", 3), "effect"] > 0.6 > table.loc[("vector", 3), "null_high"]
-    assert table.loc[("vector", 0), "effect"] < 0.4 and "p = 0.025" in through.verdict()
-    heads = patching.heads(model, vectors)
-    best = heads.table().sort_values("share").iloc[-1]
-    assert (best["layer"], best["head"]) == (2, 0)
-    for result in (through, heads):
+    assert table.loc[("vector", 3), "p_random"] == 1 / 40 and "random directions: p = 0.025" in through.headline()
+    assert table.loc[("vector", 0), "effect"] < 0.4 and table.loc["all but the vector", "p_random"].isna().all()
+    best = results["heads"].table().sort_values("share").iloc[-1]
+    assert (best["layer"], best["head"]) == (2, 0) and "Head 0 of block 2" in results["heads"].headline()
+    for result in results.values():
         result.plot()
+    quick = patching.run(model, vectors, "quick")
+    assert set(quick) == set(results) and len(quick["where"].table()) < len(results["where"].table())
+
+
+def test_pairs_that_do_not_fit_the_vectors_or_the_tokenizer_are_left_out(planted, monkeypatch):
+    model, vectors = planted
+    fits = [patching.Pair(f"word1 {{}} word{i}", "cue0", "word3", "afraid") for i in (2, 4)]
+    longer = patching.Pair("word1 {} word2", "cue0 cue0", "word3", "afraid")
+    unread = patching.Pair("word1 {} word2", "cue0", "word3", "wistful")
+    same = patching.Pair("word1 {} word2", "not-a-word", "nor-this", "afraid")
+    monkeypatch.setattr(patching, "PAIRS", [longer, *fits, unread, same])
+    assert patching.pairs_for(model, vectors) == fits
+    monkeypatch.setattr(patching, "PAIRS", [longer, fits[0], unread, same])
+    with pytest.raises(NotForThisModel, match="1 of the 4 pairs have a vector for their emotion .afraid, wistful."):
+        patching.run(model, vectors, "quick")
 
 
 def test_shares_are_those_of_all_pairs_together():
     rows = [[0, 0, 1.0, 2.0], [1, 0, 9.0, 10.0]] * 7
     frame = pd.DataFrame([[i, *row[1:]] for i, row in enumerate(rows)], columns=["pair", "layer", "change", "whole"])
-    found = patching.shares(frame.assign(measure="m"), ["measure", "layer"])
-    assert found["effect"].iloc[0] == pytest.approx(70 / 84) and found["low"].iloc[0] < 70 / 84 < found["high"].iloc[0]
+    pooled = patching.shares(frame.assign(measure="m"), ["measure", "layer"]).iloc[0]
+    assert pooled["effect"] == pytest.approx(70 / 84) and pooled["low"] < 70 / 84 < pooled["high"]
 
 
 @pytest.fixture(scope="module")
@@ -96,22 +143,43 @@ def test_expression_reads_what_was_written_once(tiny_pair, monkeypatch):
     calls = []
     generate = HookedModel.generate
     monkeypatch.setattr(HookedModel, "generate", lambda self, *a, **k: calls.append(1) or generate(self, *a, **k))
-    found = expression.run(model, vectors, "full", other, ("calm", "angry"), progress=False)
+    directions = [vectors["calm"], vectors["angry"]]
+    results = expression.written(model, vectors, directions, "full", other, progress=False)
     asked = len(calls)
-    assert set(found) == {"tone", "emotion"} and "perplexity_own" in found["tone"].table()
-    expression.run(model, vectors, "full", None, ("calm", "angry"), progress=False)
+    assert set(results) == {"tone", "emotion"} and "perplexity_own" in results["tone"].table()
+    expression.written(model, vectors, directions, "full", progress=False)
     assert asked == len(calls) - asked  # the second reader cost no text
-    window = expression.window(found["tone"].table(), 10.0)
-    assert len(window.table()) == 8 and "calm:" in window.verdict()
-    found["emotion"].plot()
+    window = expression.window(results["tone"], 10.0)
+    assert len(window.table()) == 8 and " of 8 cells" in window.headline()
+    assert "read by tiny-1" in results["emotion"].plot().get_title()
+
+
+def test_expression_in_full_answers_all_and_quick_the_first(tiny_pair, monkeypatch):
+    (model, vectors), other = tiny_pair
+    monkeypatch.setattr(expression, "null_directions", families)
+    monkeypatch.setattr(expression, "OPENINGS", ("she ran and", "the river was"))
+    monkeypatch.setattr(expression, "STRENGTHS", (-0.1, 0.1))
+    full = expression.run(model, vectors, "full", None, ("calm", "angry"), progress=False)
+    assert set(full) == {"tone", "unsteered", "window", "conditions", "by_layer"}  # no other model is embedded
+    assert all(len(re.findall(r"\d+(?:[.,]\d+)?%?", result.headline())) <= 4 for result in full.values())
+    quick = expression.run(model, vectors, "quick", other, ("calm", "angry"), progress=False)
+    assert set(quick) == {"tone", "emotion"} and "no null" in quick["tone"].headline()
+    with pytest.raises(ValueError, match="measured without nulls: run the study in full"):
+        expression.window(quick["tone"], 10.0)
+    with pytest.raises(NotForThisModel, match="have 1 of the 2 emotions"):
+        expression.run(model, vectors, "full", other, poles=("calm", "wistful"), progress=False)
 
 
 def test_conditions_and_samples_cover_what_is_asked(tiny_pair, monkeypatch):
     model, vectors = tiny_pair[0]
     monkeypatch.setattr(expression, "OPENINGS", ("she ran and", "the river was"))
-    found = expression.conditions(model, vectors, draws=3).table()
-    assert found["condition"].str.contains("while reading").any() and (found["null_low"] <= found["null_high"]).all()
-    assert len(expression.by_layer(found).table()) == 3
+    result = expression.conditions(model, vectors, draws=3)
+    table = result.table()
+    assert table["condition"].str.contains("while reading").any() and (table["null_low"] <= table["null_high"]).all()
+    outside = ~table["effect"].between(table["null_low"], table["null_high"])
+    assert (outside == (table["verdict"] == Verdict.BEYOND)).all() and (outside == (table["p"] <= 0.05)).all()
+    assert f"Of {len(table)} conditions" in result.headline()
+    assert len(expression.by_layer(table).table()) == 3
     table = expression.samples(model, [vectors["calm"], vectors["angry"]], [-0.1, 0.0], "she ran and")
     assert table.shape == (2, 2) and table.columns.tolist() == ["-0.1", "+0"]
 
@@ -120,7 +188,11 @@ def test_a_window_needs_effect_and_coherence():
     frame = pd.DataFrame({"direction": "calm", "strength": [0.05, 0.1, 0.4], "effect": [0.1, 0.5, 0.9],
                           "perplexity_own": [10.0, 12.0, 80.0], "p_random": 0.02, "random_low": -0.3,
                           "random_high": 0.3})  # fmt: skip
-    assert "calm: +0.1." in expression.window(frame, 10.0).verdict()
+    result = expression.window(StudyResult("tone", frame, "", "", options={"nulls": ["random"]}), 10.0)
+    kept = result.table().query("outside and coherent")
+    assert (
+        kept["strength"].tolist() == [0.1] and "In 1 of 3 cells" in result.headline() and "(calm)" in result.headline()
+    )
 
 
 def test_figures_of_interventions_refuse_what_they_cannot_draw():

@@ -39,7 +39,7 @@ def names():
     corpus = el.corpus.stories("plain").where(emotion=FEW)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(el.corpus, "neutral", lambda: sorted(neutral(), key=len)[:6])
-        model = el.HookedModel.from_hf(tiny_llama(), tiny_tokenizer(), "tiny-llama")
+        model = el.HookedModel.from_hf(tiny_llama(context=2048), tiny_tokenizer(), "tiny-llama")
         vectors = el.derive(model, corpus, cache=False, progress=False)
         yield {
             "el": el,

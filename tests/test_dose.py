@@ -1,15 +1,17 @@
 """Dose-response on a small model in which the truth is planted: what is found, and how often chance is called."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from planted import CARRIED_BY, WRITES_IN, neutral, planted_model, sentence, stories
 
 import emolens as el
 from emolens import corpus
-from emolens.steering.dose_response import dose_response
+from emolens.stats import Verdict, family_p
+from emolens.steering.dose_response import Doses, dose_response, headline
 from emolens.steering.measures import expressed, log_odds, repeated_share
-from emolens.steering.nulls import family_p, null_directions, random_directions
+from emolens.steering.nulls import Nulls, null_directions, random_directions
 from emolens.vectors.direction import unit
 
 LAYER = 2  # after the planted direction has been written and carried
@@ -39,7 +41,7 @@ def random_families(like, draws, seed, size=1):
     """Null families of one random direction each, of both kinds by name, so that a verdict can be given."""
     drawn = random_directions(like, 2 * draws * size, seed)
     families = [drawn[i : i + size] for i in range(0, len(drawn), size)]
-    return {"random": families[:draws], "more random": families[draws:]}
+    return Nulls({"random": families[:draws], "more random": families[draws:]})
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -62,16 +64,19 @@ def test_dose_response_finds_what_the_planted_direction_does(monkeypatch):
     model, _, vectors = derived(0, monkeypatch)
     directions = [vectors[name] for name in ("afraid", "calm", "guilty")]
     nulls = null_directions(model, vectors, directions, layers=LAYER, corpus=stories(0), seed=1)
-    found = dose_response(model, ODDS, prompts(0), directions, [*STRENGTHS, 0], nulls, layers=LAYER, progress=False)
-    table = found.table().set_index(["direction", "strength"])
+    doses = Doses(directions, [*STRENGTHS, 0], nulls, LAYER)
+    result = dose_response(model, ODDS, prompts(0), doses, progress=False)
+    table = result.table().set_index(["direction", "strength"])
     assert table.loc[("afraid", 0.05), "effect"] > 0.2 > -0.2 > table.loc[("afraid", -0.05), "effect"]
     assert table.loc[("calm", 0.05), "effect"] < -0.05
     verdicts = table.groupby("direction")["verdict"].first()
-    assert verdicts["afraid"] == "above the null"
-    assert verdicts["guilty"] == "inside the null"  # its own word is not among those that are asked for
+    assert verdicts["afraid"] == Verdict.BEYOND
+    assert verdicts["guilty"] == Verdict.INSIDE  # its own word is not among those that are asked for
     row = table.loc[("afraid", 0.05)]
     assert row["low"] <= row["effect"] <= row["high"] and row["random_low"] < 0 < row["random_high"]
-    assert "afraid: +" in found.verdict() and "In these 4 items" in found.verdict()
+    assert result.headline().startswith("Of 3 directions, afraid changes the measure most, by +")
+    assert "beyond the null: afraid" in result.headline() and "39 families of shuffled labels" in result.null
+    assert result.plot().get_ylabel() == "effect" and result.options["nulls"] == ["random", "shuffled labels"]
 
 
 def test_200_random_directions_are_called_as_often_as_a_5_percent_test_may(monkeypatch):
@@ -79,10 +84,9 @@ def test_200_random_directions_are_called_as_often_as_a_5_percent_test_may(monke
     like, called = vectors["calm"], 0
     for number, one in enumerate(random_directions(like, 200, seed=7)):
         nulls = random_families(like, 39, 10_000 + number)
-        found = dose_response(
-            model, next_word, prompts(1, 2), [one], STRENGTHS, nulls, layers=LAYER, rows_at_once=256, progress=False
-        )
-        called += found.table()["verdict"].iloc[0] == "above the null"
+        doses = Doses([one], STRENGTHS, nulls, LAYER)
+        result = dose_response(model, next_word, prompts(1, 2), doses, rows_at_once=256, progress=False)
+        called += result.table()["verdict"].iloc[0] == Verdict.BEYOND
     assert called <= 16
 
 
@@ -95,18 +99,10 @@ def test_a_planted_effect_of_a_stated_size_is_called_in_45_of_50_seeds(monkeypat
         like = vectors["afraid"]
         planted = like.__class__(**{**vars(like), "values": unit(truth[:1]).expand_as(like.values)})
         planted = planted.__class__(**{**vars(planted), "stamp": like.stamp | {"fingerprint": model.fingerprint}})
-        found = dose_response(
-            model,
-            next_word,
-            prompts(seed),
-            [planted],
-            STRENGTHS,
-            random_families(planted, 39, seed),
-            layers=LAYER,
-            progress=False,
-        ).table()
-        called += found["verdict"].iloc[0] == "above the null"
-        sizes.append(found["slope"].iloc[0] / 20)  # at strength 0.05
+        doses = Doses([planted], STRENGTHS, random_families(planted, 39, seed), LAYER)
+        table = dose_response(model, next_word, prompts(seed), doses, progress=False).table()
+        called += table["verdict"].iloc[0] == Verdict.BEYOND
+        sizes.append(table["slope"].iloc[0] / 20)  # at strength 0.05
     assert called >= 45
     assert 0.2 < np.mean(sizes) < 0.8  # nats
 
@@ -114,30 +110,22 @@ def test_a_planted_effect_of_a_stated_size_is_called_in_45_of_50_seeds(monkeypat
 def test_a_baseline_at_a_bound_is_not_measured(monkeypatch):
     model, _, vectors = derived(0, monkeypatch)
     never = lambda model, item: torch.zeros(model.rows)  # noqa: E731
-    found = dose_response(
-        model, never, ["a", "b"], [vectors["calm"]], [0.1], random_families(vectors["calm"], 39, 0),
-        bounds=(0, 1), progress=False,
-    )  # fmt: skip
-    assert found.table()["verdict"].tolist() == ["cannot be measured (baseline at 0)"]
+    doses = Doses([vectors["calm"]], [0.1], random_families(vectors["calm"], 39, 0))
+    result = dose_response(model, never, ["a", "b"], doses, bounds=(0, 1), progress=False)
+    assert result.table()["verdict"].tolist() == [Verdict.UNMEASURABLE] and result.table()["baseline"].item() == 0
+    assert "cannot be measured" in result.headline()
 
 
 def test_costs_stand_beside_the_effects(monkeypatch):
     model, _, vectors = derived(0, monkeypatch)
-    found = dose_response(
-        model,
-        ODDS,
-        prompts(0),
-        [vectors["calm"]],
-        [0.01, 2.0],
-        layers=LAYER,
-        cost_prompts=prompts(9, 2),
-        progress=False,
-    ).table()
-    assert found["verdict"].unique().tolist() == ["no null"]
-    little, much = found.iloc[0], found.iloc[1]
+    doses = Doses([vectors["calm"]], [0.01, 2.0], layers=LAYER)
+    result = dose_response(model, ODDS, prompts(0), doses, cost_prompts=prompts(9, 2), progress=False)
+    table = result.table()
+    assert table["verdict"].unique().tolist() == [Verdict.NO_NULL] and "no null" in result.headline()
+    little, much = table.iloc[0], table.iloc[1]
     assert much["perplexity_own"] > little["perplexity_own"]
     assert much["perplexity_neutral"] > little["perplexity_neutral"]
-    assert {"repeated", "length"} <= set(found)
+    assert {"repeated", "length"} <= set(table)
     assert repeated_share([1, 2, 3, 1, 2, 3]) == pytest.approx(0.25) and repeated_share([1, 2, 3, 4, 5]) == 0
 
 
@@ -152,20 +140,45 @@ def test_expressed_gives_the_judge_what_each_row_wrote(monkeypatch):
 def test_few_draws_are_judged_by_a_prediction_interval():
     many, few = np.linspace(0.9, 1.1, 39), np.linspace(0.9, 1.1, 10)
     assert family_p(2.0, many) == pytest.approx(1 / 40)
-    assert family_p(1.0, few) == pytest.approx(0.5) and family_p(1.3, few) < 0.01
+    assert family_p(1.0, few) == pytest.approx(1) and family_p(1.3, few) < 0.01  # at the centre, and far from it
+
+
+def test_an_effect_below_a_displaced_null_is_beyond_it():
+    null = np.linspace(-2.5, -1.5, 39)[:, None]
+    nulls = Nulls().measured({"random": null, "shuffled labels": null})
+    assert nulls.verdict([1.8]) == [Verdict.BEYOND] and nulls.verdict([-3.5]) == [Verdict.BEYOND]
+    assert nulls.verdict([-2.0]) == [Verdict.INSIDE]  # however far from zero
+    few = Nulls().measured({"random": null[::4]})
+    assert few.verdict([1.8]) == [Verdict.BEYOND] and few.verdict([-2.0]) == [Verdict.INSIDE]
+
+
+def test_the_headline_names_few_directions_and_the_steepest():
+    frame = pd.DataFrame({"direction": list("abcde"), "slope": [1.0, -5, 2, 3, 4], "verdict": str(Verdict.BEYOND)})
+    assert headline(frame) == (
+        "Of 5 directions, b changes the measure most, by -0.500 for a strength of 0.1; beyond the null: a, b, c "
+        "and others."
+    )
+    assert headline(frame.assign(verdict=Verdict.INSIDE)).endswith("beyond the null: none.")
 
 
 def test_what_makes_no_sense_is_named(monkeypatch):
     model, _, vectors = derived(0, monkeypatch)
     calm = vectors["calm"]
     with pytest.raises(ValueError, match="a strength besides 0"):
-        dose_response(model, ODDS, prompts(0), [calm], [0])
-    with pytest.raises(ValueError, match="0 items"):
-        dose_response(model, ODDS, [], [calm], [0.1])
+        Doses([calm], [0])
+    with pytest.raises(ValueError, match="0 directions"):
+        Doses([], [0.1])
+    with pytest.raises(ValueError, match="the strength at index .1. is nan"):
+        Doses([calm], [0.1, float("nan")])
+    with pytest.raises(ValueError, match="no item to measure"):
+        dose_response(model, ODDS, [], Doses([calm], [0.1]))
     with pytest.raises(ValueError, match="'random' needs at least 10 draws of 1"):
-        dose_response(model, ODDS, prompts(0), [calm], [0.1], {"random": [[calm]]})
-    with pytest.raises(ValueError, match="'random 0' is no combination of emotions"):
-        null_directions(model, vectors, random_directions(calm, 1))
+        Doses([calm], [0.1], Nulls({"random": [[calm]]}))
+    imported = null_directions(model, vectors, random_directions(calm, 1), 10, LAYER)
+    assert imported.kinds == ("random",)  # a direction that is no combination of emotions has no shuffled labels
     with pytest.raises(ValueError, match=r"gave \(3,\) values for 1 rows"):
         wrong = lambda model, item: torch.zeros(3)  # noqa: E731
-        dose_response(model, wrong, ["a"], [calm], [0.1, 0.2], progress=False)
+        dose_response(model, wrong, ["a"], Doses([calm], [0.1, 0.2]), progress=False)
+    with pytest.raises(ValueError, match=r"the measure of item 1 \('b'\), of calm at \+0.2 is nan"):
+        undefined = lambda model, item: torch.where(torch.arange(model.rows) == 1, np.nan if item == "b" else 0.0, 0.0)  # noqa: E731
+        dose_response(model, undefined, ["a", "b"], Doses([calm], [0.1, 0.2]), progress=False)

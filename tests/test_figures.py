@@ -24,7 +24,8 @@ from matplotlib.text import Text
 
 from emolens import plots
 from emolens.corpus.packaged import stories
-from emolens.models.encoding import Turn
+from emolens.models.texts import Turn
+from emolens.stats import Verdict
 
 module = importlib.import_module("emolens.plots.heatmap")  # the name in the room is the function
 
@@ -454,10 +455,11 @@ def test_circuitsvis_shows_several_emotions_and_no_token_ends_its_script():
 def test_attention_must_fit_its_tokens(monkeypatch):
     with pytest.raises(ValueError, match=r"3 tokens need patterns \[head 3 3\], got \[2, 2\]"):
         plots.circuitsvis_attention(["a", "b", "c"], np.ones((2, 2)))
-    fake = SimpleNamespace(attention_heads=lambda attention, tokens: (attention.shape, tokens))
+    shown = lambda attention, tokens: SimpleNamespace(local_src="here", given=(attention.shape, tokens))  # noqa: E731
+    fake = SimpleNamespace(attention_heads=shown)
     monkeypatch.setitem(sys.modules, "circuitsvis", SimpleNamespace(attention=fake))
     monkeypatch.setitem(sys.modules, "circuitsvis.attention", fake)
-    assert plots.circuitsvis_attention(["a", "<b"], np.ones((4, 2, 2))) == ((4, 2, 2), ["a", "<\u2060b"])
+    assert plots.circuitsvis_attention(["a", "<b"], np.ones((4, 2, 2))).given == ((4, 2, 2), ["a", "<\u2060b"])
     monkeypatch.setitem(sys.modules, "circuitsvis.attention", None)
     with pytest.raises(ImportError, match=r"emolens\[notebooks\]"):
         plots.circuitsvis_attention(["a"], np.ones((4, 1, 1)))
@@ -499,24 +501,28 @@ def test_effect_dots_show_two_contrasts_with_the_widest_null_and_what_beats_it()
     rows = [
         {"contrast": contrast, "direction": name, "layer": 3, "effect": effect, "low": effect, "high": effect,
          "a_low": -0.02, "a_high": 0.03, "b_low": -0.04, "b_high": 0.01, "p_a": 0.01, "p_b": 0.2,
-         "verdict": "above the null" if effect > 0.1 else "inside the null"}
+         "verdict": str(Verdict.BEYOND if effect > 0.1 else Verdict.INSIDE)}
         for contrast in ("one", "two", "three")
         for name, effect in (("calm", 0.2), ("angry", -0.03))
     ]  # fmt: skip
-    ax = plots.effect_dots(pd.DataFrame(rows))
+    ax = plots.effect_dots(pd.DataFrame(rows), nulls=["a", "b"])
     assert [text.get_text() for text in ax.get_yticklabels()] == ["calm", "angry"]
     assert legend(ax) == ["95 % of single nulls", "one", "two"]
     segments = [one.get_segments()[0][:, 0].tolist() for one in ax.collections if hasattr(one, "get_segments")]
     assert [-0.04, 0.03] in segments
     third = plots.effect_dots(pd.DataFrame(rows).drop(columns=["p_a", "p_b"]), ["three"])
     assert legend(third) == ["three"]
+    filled = [dots for dots in ax.collections if hasattr(dots, "get_sizes") and dots.get_facecolors().size]
+    assert [(dots.get_facecolors()[:, :3] < 1).any(axis=1).tolist() for dots in filled][-1] == [True, False]
+    with pytest.raises(ValueError, match="missing: c_low, c_high"):
+        plots.effect_dots(pd.DataFrame(rows), nulls=["c"])
 
 
 def test_a_band_is_drawn_where_nulls_were_run():
     frame = pd.DataFrame({"direction": "calm", "strength": [-0.1, -0.05, 0.05, 0.1], "effect": [-0.2, -0.1, 0.1, 0.2]})
     frame["low"], frame["high"] = frame["effect"] - 0.01, frame["effect"] + 0.01
     frame["random_low"], frame["random_high"] = [-0.03, np.nan, np.nan, -0.03], [0.04, np.nan, np.nan, 0.04]
-    band = plots.dose_response(frame).collections[0].get_paths()[0].vertices
+    band = plots.dose_response(frame, nulls=["random"]).collections[0].get_paths()[0].vertices
     assert {tuple(point) for point in band.tolist()} >= {(-0.1, -0.03), (0.1, 0.04), (0.0, 0.0)}
     assert not np.isnan(band).any()
 

@@ -155,10 +155,11 @@ def test_circuitsvis_is_optional(monkeypatch):
     monkeypatch.setitem(sys.modules, "circuitsvis.tokens", None)
     with pytest.raises(ImportError, match=r"emolens\[notebooks\]"):
         plots.circuitsvis_view(read)
-    fake = SimpleNamespace(colored_tokens_multi=lambda tokens, values, labels: (tokens, values, labels))
+    shown = lambda *given, labels: SimpleNamespace(local_src="here", given=(*given, labels))  # noqa: E731
+    fake = SimpleNamespace(colored_tokens_multi=shown)
     monkeypatch.setitem(sys.modules, "circuitsvis", SimpleNamespace(tokens=fake))
     monkeypatch.setitem(sys.modules, "circuitsvis.tokens", fake)
-    tokens, values, labels = plots.circuitsvis_view(read, ["angry"])
+    tokens, values, labels = plots.circuitsvis_view(read, ["angry"]).given
     assert (tokens, labels) == ([" w0", " w1"], ["angry"])
     torch.testing.assert_close(values, torch.tensor([[0.2], [0.4]]))
 

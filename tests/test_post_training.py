@@ -87,10 +87,7 @@ def test_a_planted_shift_has_its_sign_and_size(base, vectors, null, planted):
     few = el.corpus.stories("plain").where(emotion=EMOTIONS[:3])  # of the other's vectors the centre alone is used
     opposite = el.compare(planted, base, vectors, PROMPTS, layers=[LAYER], corpus=few)
     assert shift_of(opposite, "sad", ruler="given")["shift"] == pytest.approx(-row["shift"], abs=0.01)
-    assert (
-        "On challenging prompts up: sad +" in result.verdict()
-        and "outside the null children's spread" in result.verdict()
-    )
+    assert result.headline().startswith("On challenging prompts at block") and "without a manner" in result.null
 
 
 def test_the_constant_cancels_between_challenging_and_neutral_prompts(base, vectors, null, planted):
@@ -121,13 +118,14 @@ def test_the_shifts_are_not_zero_by_construction_and_those_of_the_same_model_are
 
 def test_bright_minus_composed_is_measured_against_pairs_of_null_children(base, vectors, null, planted, monkeypatch):
     loaded = {"composed": llama(98, "c"), "bright": planted}
+    monkeypatch.setattr(manner, "packaged_posts", lambda model: [])
     monkeypatch.setattr(manner, "load_adapter", lambda model, name: type("", (), {"model": loaded[name]}))
     monkeypatch.setattr(manner, "layers_of", lambda vectors, size, methods: [LAYER])
     monkeypatch.setattr(type(vectors), "chosen_layer", lambda self, method="denoised": LAYER)
-    result = manner.run(base, vectors, "quick", null)
+    result = manner.run(base, vectors, "quick", null)["manner"]
     table = result.table()
-    assert set(table["place"]) == set(manner.PLACES)
-    for place in manner.PLACES:
+    assert set(table["place"]) == set(manner.READ_AT)
+    for place in manner.READ_AT:
         part = table[(table["place"] == place) & (table["group"] == GROUPS[0])].set_index("emotion")
         assert part.loc["sad", "counts"] and part.loc["sad", "shift"] > 0.1
         assert np.allclose(part["null_low"], -part["null_high"])
@@ -135,7 +133,8 @@ def test_bright_minus_composed_is_measured_against_pairs_of_null_children(base, 
         want = part.loc[list(children.MANNERS["bright"]), "shift"].mean()
         want -= part.loc[list(children.MANNERS["composed"]), "shift"].mean()
         assert named == pytest.approx(want)
-    assert "Named beforehand for composed: brooding" in result.verdict()
+    counted = "counts" if result.table().query("emotion == 'manner'")["counts"].iloc[0] else "does not count"
+    assert f"({counted})" in result.headline()
 
 
 def test_measure_knows_the_null_children(vectors):
@@ -181,7 +180,7 @@ def test_without_vectors_every_ruler_is_used_with_one_centre(base, vectors, null
     mine = table[table["ruler"] == "own"]
     assert mine["null_low"].isna().all() and not mine["counts"].any()  # no null, so nothing is said
     moved = post_training.moved(vectors, own, [LAYER])
-    assert moved.table()["effect"].between(0.5, 1).all() and "mean cosine" in moved.verdict()
+    assert moved.table()["effect"].between(0.5, 1).all() and "mean cosine" in moved.headline()
     moved = post_training.moved(vectors, vectors, [LAYER]).table()
     np.testing.assert_allclose(moved["effect"], 1, atol=1e-5)
 

@@ -1,5 +1,7 @@
 """Preferences: the strengths behind planted choices, and the shared, batched passes against plain ones."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,6 +11,9 @@ from tiny import tiny_gemma, tiny_llama, tiny_tokenizer
 import emolens as el
 from emolens import corpus
 from emolens.models.model import HookedModel
+from emolens.stats import Verdict
+from emolens.steering.nulls import Nulls
+from emolens.studies._common import NotForThisModel
 from emolens.studies.causes import _pairs as pairs
 from emolens.studies.causes import preferences
 from emolens.vectors.derive import derive
@@ -106,7 +111,7 @@ def test_only_the_tokens_of_the_steered_activity_are_steered(model):
         for i, x in enumerate(values)
     ]
     frame = table()
-    found = preferences._changes(model, frame, directions, 1, 0.3, opponents=2, seed=0)
+    found = preferences._changes(model, frame, directions, 1, 0.3, seed=0)
     steered = preferences.split(frame)
     assert steered.sum() == 2 and frame[steered]["category"].tolist() == ["x", "y"]
     _, a, b = pairs.answer_tokens(model)
@@ -132,22 +137,38 @@ def test_the_study_runs_from_end_to_end(few_dialogues, monkeypatch):
     vectors = derive(model, stories, cache=False, progress=False)
     rated = [name for name in corpus.ratings("glasgow") if name in stories.emotions]
     assert len(rated) >= 10
-    found = preferences.strengths(model, "quick")
-    assert len(found.table()) == 16 and found.table()["elo"].mean() == pytest.approx(1500)
-    assert "ordered pairs" in found.verdict()
-    plain = preferences.strengths(model, "quick", method="elo").table()
-    assert plain["elo"].mean() == pytest.approx(1500) and not np.allclose(plain["elo"], found.table()["elo"], atol=1e-9)
+    results = preferences.run(model, vectors, "quick")
+    assert set(results) == {"strengths", "order", "observed", "valence"}
+    strengths, order = results["strengths"].table(), results["order"].table().iloc[0]
+    assert len(strengths) == 16 and strengths["elo"].mean() == pytest.approx(1500)
+    assert order["pairs"] == 16 * 15 and "the same activity wins in both orders" in results["order"].headline()
+    assert order["consistency"] == pytest.approx(strengths["consistency"].mean())
+    assert order["consistency_low"] <= order["consistency"] <= order["consistency_high"]
+    plain = preferences.strengths(model, "quick", method="elo")["strengths"].table()
+    assert plain["elo"].mean() == pytest.approx(1500) and not np.allclose(plain["elo"], strengths["elo"], atol=1e-9)
     with pytest.raises(ValueError, match="method='glicko' is neither"):
         preferences.strengths(model, "quick", method="glicko")
-    observed = preferences.run(model, vectors, elo=found.table())
-    assert observed.table()["q"].ge(observed.table()["p"] - 1e-9).all() and "human valence" in observed.verdict()
-    monkeypatch.setattr(preferences, "null_directions", lambda model, vectors, named, draws, layer, seed: {
-        kind: [[one] for one in el.random_directions(named[0], draws, seed)] for kind in ("random", "shuffled labels")
-    })  # fmt: skip
-    causal = preferences.causal(model, vectors, found.table(), observed.table(), ["calm", "sad", "happy"], 2, 10)
-    assert len(causal.table()) == 23 and "Effect against the observed r" in causal.verdict()
-    for result in (found, observed, preferences.by_layer(model, vectors, found.table()), causal):
+    observed = results["observed"]
+    assert observed.table()["q"].ge(observed.table()["p"] - 1e-9).all()
+    assert results["valence"].table()["words"].item() == len(rated) and "human valence" in results["valence"].headline()
+    monkeypatch.setattr(preferences, "null_directions", lambda model, vectors, named, draws, layer, seed: Nulls({
+        kind: [[null] for null in el.random_directions(named[0], draws, seed)] for kind in ("random", "shuffled labels")
+    }))  # fmt: skip
+    emotions = ["calm", "sad", "happy", "no emotion here"]
+    causal = preferences.causal(model, vectors, strengths, observed.table(), emotions, draws=10)
+    assert len(causal.table()) == 23 and "of 3 emotions" in causal.headline()
+    tested = causal.table().query("kind == 'emotion'")
+    beyond = tested[["p_random", "p_shuffled labels"]].max(axis=1) <= 0.05
+    assert (beyond == (tested["verdict"] == Verdict.BEYOND)).all() and causal.table()["verdict"].isna().sum() == 20
+    by_layer = preferences.by_layer(model, vectors, strengths)
+    for result in (results["strengths"], observed, by_layer, causal):
         result.plot()
+    for result in (*results.values(), by_layer, causal):
+        assert len(re.findall(r"\d+(?:[.,]\d+)?%?", result.headline())) <= 4, result.headline()
+    with pytest.raises(NotForThisModel, match="at least 3 are needed"):
+        preferences.causal(model, vectors, strengths, observed.table(), ["calm", "sad"])
+    few = preferences.observed(model, vectors[["joyful", "gloomy", "calm"]], strengths)
+    assert "valence" in few or few["observed"].table()["valence"].notna().sum() < 3
 
 
 def test_a_planted_correlation_is_found_and_chance_is_not(monkeypatch, few_dialogues):
@@ -162,6 +183,7 @@ def test_a_planted_correlation_is_found_and_chance_is_not(monkeypatch, few_dialo
     planted_scores[:, calm] += (frame["elo"].to_numpy() - 1500) / 50
     for name, given, called in (("planted", planted_scores, True), ("noise", noise, False)):
         monkeypatch.setattr(preferences, "scores", lambda *args, given=given, **_: given[None])
-        row = preferences.run(model, vectors, elo=frame).table().set_index("emotion").loc["calm"]
+        observed = preferences.observed(model, vectors, frame)["observed"].table()
+        row = observed.set_index("emotion").loc["calm"]
         assert (row["q"] <= 0.05) == called, name
         assert (row["q_within"] <= 0.05) == called, name

@@ -1,3 +1,4 @@
+import pandas as pd
 import pytest
 import torch
 from tiny import tiny_llama, tiny_tokenizer
@@ -6,7 +7,7 @@ from emolens.corpus.packaged import stories
 from emolens.corpus.stories import Corpus
 from emolens.models.model import HookedModel
 from emolens.reading.read import read, score
-from emolens.studies.reading.detection import detect
+from emolens.studies.reading.detection import detect, headline
 from emolens.vectors.derive import derive
 from emolens.vectors.emotion_vectors import unit
 from emolens.vectors.logit_lens import logit_lens
@@ -138,7 +139,29 @@ def test_detection_finds_the_training_stories_and_not_permuted_labels(model, vec
     rows = [(corpus[j].emotion, corpus[i].text) for i, j in enumerate(shuffled)]
     null = detect(model, vectors, Corpus.from_rows(rows), methods=("whitened",), layers=[3], progress=False)
     assert null.table().iloc[0]["first"] <= null.table().iloc[0]["first_null"] + 0.05
-    assert "permuted labels" in null.verdict()
+    assert "null of permuted labels" in null.headline() and "permutations of the labels" in null.null
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "message"),
+    [
+        ([], {}, "the corpus is empty"),
+        ([("calm", LONG)], {"centre": "storys"}, "centre='storys' is none of set, .*did you mean stories"),
+        ([("calm", LONG)], {"methods": ["cosinus"]}, "method 'cosinus' is none of"),
+        ([("calm", LONG), ("clam", LONG)], {}, "clam"),
+        ([("calm", LONG), ("sad", "calm")], {}, "text 1 .sad. is too short, a single token: 'calm'"),
+    ],
+)
+def test_detection_names_what_it_cannot_use(model, vectors, rows, options, message):
+    with pytest.raises(ValueError, match=message):
+        detect(model, vectors, Corpus.from_rows(rows), **options, progress=False)
+
+
+def test_the_headline_of_detection_is_held_against_the_higher_null(vectors):
+    row = {"method": "whitened", "layer": vectors.chosen_layer("whitened"), "first": 0.3, "first_null": 0.2}
+    assert "beyond the null of permuted labels (up to 20.0%)" in headline(pd.DataFrame([row]), vectors)
+    both = headline(pd.DataFrame([row | {"first_shuffled_highest": 0.4}]), vectors)
+    assert "inside the null of permuted labels and of vectors from shuffled labels (up to 40.0%)" in both
 
 
 def test_the_logit_lens_reads_a_planted_token(model, vectors):

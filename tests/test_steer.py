@@ -172,6 +172,98 @@ def test_ablate_and_clamp_set_the_component(model, mode):
     torch.testing.assert_close(across(steered), across(plain), rtol=1e-4, atol=1e-4)
 
 
+# --- operators of one's own --------------------------------------------------------------------------
+
+
+def along(activation, direction, strength):
+    """What "add" does, as a callable."""
+    return activation + strength[:, None, None] * direction[:, None]
+
+
+def reflect(activation, direction, strength):
+    component = (activation * direction[:, None]).sum(dim=-1, keepdim=True)
+    return activation - 2 * component * direction[:, None]
+
+
+def in_place(activation, direction, strength):
+    activation += strength[:, None, None] * direction[:, None]
+    direction *= 0
+    strength *= 0
+    return activation
+
+
+@pytest.mark.parametrize("operator", [along, in_place])
+@pytest.mark.parametrize("where", ["all", "prompt", "generation", [(2, 4)]])
+def test_an_operator_that_adds_is_add(model, operator, where):
+    a, b, _ = directions(model)
+    rows, strengths = [a, a + b, None, b], [0.1, -0.2, 0.3, 0.0]
+    run = lambda: (model.forward(TEXT), el.log_probs(model, TEXT, [" calm", " angry and cold"]))  # noqa: E731
+    with el.steer(model, rows, strengths, [1, 2], where):
+        wanted, written = run(), model.generate(TEXT, 5, temperature=0)
+    with el.steer(model, rows, strengths, [1, 2], where, operator) as steering:
+        for ours, theirs in zip(run(), wanted, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+        assert model.generate(TEXT, 5, temperature=0) == written
+    assert (steering.mode, steering.operator) == (operator.__name__, operator)
+    plain = run()
+    for row in (2, 3):  # no direction, and strength 0: no bit is changed by the operator
+        with el.steer(model, rows[row] or a, 0.0, where=where, mode=operator):
+            assert torch.equal(run()[0], plain[0])
+
+
+def test_an_operator_is_given_units_and_strengths_in_units_of_the_activations(model):
+    a, b, _ = directions(model)
+    seen = []
+
+    def look(activation, direction, strength):
+        seen.append((activation.shape, activation.dtype, direction, strength))
+        return activation
+
+    for direction, strength, wanted in ((a, -0.1, [-2.0]), (-0.1 * a, None, [2.0]), ([a, b], 0.5, [10.0, 10.0])):
+        with el.steer(model, direction, strength, mode=look):
+            model.forward(TEXT)
+        shape, dtype, units, sizes = seen.pop()
+        assert shape == (len(wanted), len(model.encode(TEXT).ids), model.d_model) and dtype == torch.float32
+        torch.testing.assert_close(units.norm(dim=-1), torch.ones(len(wanted)))
+        torch.testing.assert_close(sizes, torch.tensor(wanted))
+    with el.steer(model, a, -0.1, mode=look):
+        model.forward([TEXT, TEXT])  # one direction for a batch: a row for each text
+    assert seen[-1][2].shape == (2, model.d_model) and seen[-1][3].tolist() == pytest.approx([-2.0, -2.0])
+
+
+def test_an_operator_acts_on_chosen_tokens_only(model):
+    (a,) = directions(model, 1)
+    plain = model.forward(TEXT, stop_after=2)[0]
+    with el.steer(model, a, 1, where=[(1, 3)], mode=reflect):
+        mirrored = model.forward(TEXT, stop_after=2)[0]
+    assert torch.equal(mirrored[[0, *range(3, len(plain))]], plain[[0, *range(3, len(plain))]])
+    torch.testing.assert_close(mirrored[1:3] @ a.at(2), -plain[1:3] @ a.at(2), rtol=1e-4, atol=1e-4)
+
+
+def test_operators_that_are_none_are_named(model):
+    (a,) = directions(model, 1)
+    for operator, error, said in (
+        (
+            lambda x, d, s: x[:, 1:],
+            ValueError,
+            r"operator <lambda> returned the shape \[1, 7, 32\] for .* \[1, 8, 32\]",
+        ),
+        (lambda x, d, s: x[0], ValueError, "must keep the shape"),
+        (lambda x, d, s: None, TypeError, "returned NoneType; it must return the activation"),
+        (lambda x, d, s: x.numpy(), TypeError, "returned ndarray"),
+        (lambda x, d, s: x.long(), TypeError, "returned torch.int64"),
+        (lambda x, d, s: x / 0, ValueError, "made activations of block 2 that are not finite"),
+    ):
+        with pytest.raises(error, match=said), el.steer(model, a, 0.1, mode=operator):
+            model.forward(TEXT)
+    for mode in ("rotate", 3, None):
+        with pytest.raises(ValueError, match=r"mode=.* is none of add, ablate, clamp.*, nor a callable"):
+            plan(model, a, 0.1, None, "all", mode)
+    with pytest.raises(ValueError, match="how strongly"):
+        el.steer(model, a, mode=reflect)
+    assert model.steering == []
+
+
 # --- rows ------------------------------------------------------------------------------------------
 
 

@@ -1,17 +1,31 @@
 """The studies on planted answers, and each of them end to end on a tiny model, where nothing is to be found."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from tiny import tiny_llama, tiny_tokenizer
 
-from emolens import corpus
+from emolens import corpus, studies
 from emolens.models.model import HookedModel
+from emolens.results import load_results, named, save_results
 from emolens.steering.nulls import shuffled
 from emolens.studies._common import layers_of
-from emolens.studies.geometry import circumplex, clusters
-from emolens.studies.reading import binding, documents, implicit, lexical, negation, numbers, transcripts
+from emolens.studies.geometry import circumplex, clusters, reliability
+from emolens.studies.reading import (
+    binding,
+    detection,
+    documents,
+    implicit,
+    lexical,
+    negation,
+    numbers,
+    sources,
+    transcripts,
+)
+from emolens.studies.reading.detection import detect
 from emolens.vectors.derive import derive
 from emolens.vectors.emotion_vectors import EmotionVectors
 from emolens.vectors.refit import refit
@@ -189,23 +203,163 @@ def test_refit_of_everything_is_the_same_and_of_a_register_is_not(model, vectors
     with pytest.raises(ValueError, match="name theirs with corpus="):
         refit(model, vectors, [2])
     draws = list(shuffled(model, vectors, [2], 3, **options))
-    assert draws[0].agreement(same, 2).abs().max() < 0.9 and not torch.equal(draws[0].raw, draws[1].raw)
+    assert draws[0].cosine_with(same, 2).abs().max() < 0.9 and not torch.equal(draws[0].raw, draws[1].raw)
     assert torch.equal(next(shuffled(model, vectors, [2], 1, **options)).raw, draws[0].raw)  # the seed
 
 
 # --- end to end ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("study", [implicit, numbers, negation, binding, transcripts])
-def test_a_study_runs_and_says_its_null(study, model, vectors):
-    result = study.run(model, vectors, "quick")
-    again = study.run(model, vectors, "quick")
-    pd.testing.assert_frame_equal(result.table(), again.table())
+NUMBER = r"\d+(?:[.,]\d+)?%?"
+
+
+def check(results, keys):
+    """Every result of a study has a headline for reading aloud and a null or a word why not, and is stored whole."""
+    assert list(results) == keys
+    for result in results.values():
+        assert len(re.findall(NUMBER, result.headline())) <= 4 and "nan" not in result.headline()
+        assert result.headline().endswith(".") and result.null
+        assert result.table().select_dtypes("number").notna().any().all()
+    save_results("results.json", {}, results)
+    for name, result in load_results("results.json").items():
+        assert result.headline() == results[name].headline() and len(result.table()) == len(results[name].table())
+
+
+@pytest.mark.parametrize(
+    ("study", "keys"),
+    [
+        (implicit, ["implicit", "matrix"]),
+        (numbers, ["numbers", "curves"]),
+        (negation, ["negation"]),
+        (binding, ["binding"]),
+        (transcripts, ["transcripts"]),
+    ],
+)
+def test_a_study_runs_and_says_its_null(study, keys, model, vectors, stories, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(implicit, "stories_of", lambda vectors: stories)
+    results, again, full = (named(study.run(model, vectors, size)) for size in ("quick", "quick", "full"))
+    check(results, keys)
+    check(full, [*keys, "literary"] if study is implicit else keys)
+    result = results[keys[0]]
+    for key in keys:
+        pd.testing.assert_frame_equal(results[key].table(), again[key].table())
     assert sorted(set(result.table()["layer"])) == layers_of(vectors, "quick")
-    assert "p " in result.verdict() and "nan" not in result.verdict()
+    assert result.table()["p"].between(0, 1).all() and "null of" in result.headline()
     assert result.table().select_dtypes("number").apply(np.isfinite).all().all()
-    full = study.run(model, vectors, "full")
-    assert sorted(set(full.table()["layer"])) == list(vectors.layers)
+    assert sorted(set(full[keys[0]].table()["layer"])) == list(vectors.layers)
+
+
+def test_detection_gives_both_nulls_and_what_is_taken_for_what(model, vectors, stories, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    results = detection.run(model, vectors, "quick", draws=5, corpus=stories)
+    check(results, ["detection", "confusions", "wrong_answers", "centres"])
+    table = results["detection"].table()
+    chosen = [(method, vectors.chosen_layer(method)) for method in ("raw", "denoised", "whitened")]
+    for row in table.itertuples():
+        assert np.isnan(row.first_shuffled_highest) == ((row.method, row.layer) not in chosen)
+    assert "of permuted labels and of vectors from shuffled labels" in results["detection"].headline()
+    matrix = results["confusions"].table()
+    assert matrix.groupby("row")["score"].sum().to_numpy() == pytest.approx(1)
+    assert results["centres"].table().groupby("centre")["layer"].count().tolist() == [3, 3, 3, 3]
+    alone = detect(model, vectors, detection.vignettes(vectors), [chosen[0][1]], ["raw"], progress=False).table()
+    there = table[(table["method"] == "raw") & (table["layer"] == chosen[0][1])][alone.columns]
+    pd.testing.assert_frame_equal(there.reset_index(drop=True), alone)
+
+
+def test_wrong_answers_near_the_right_ones_are_told_from_permuted_ones():
+    names = list(corpus.ratings("glasgow"))[:40]
+    cluster = {name: str(number // 4) for number, name in enumerate(names)}
+    near = [(names[i], names[i + 1]) for i in range(0, 40, 2)]
+    table = detection.wrong_answers(near, cluster, draws=199).table().set_index("measure")
+    assert table.loc["in the right cluster", "value"] == 1 and table.loc["in the right cluster", "p"] < 0.05
+    far = detection.wrong_answers([(a, a) for a in names], cluster, draws=199).table().set_index("measure")
+    assert far.loc["distance in valence and arousal", "value"] == 0
+    assert far.loc["distance in valence and arousal", "p"] < 0.05  # below the null is not inside it
+    single = detection.wrong_answers(near[:1], cluster)
+    assert "cannot be measured" in single.headline() and single.table()["p"].isna().all()
+
+
+def test_sources_name_each_register_and_the_stories_of_a_model(model, vectors, stories, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    results = named(sources.run(model, vectors, "quick", corpus=stories))
+    check(results, ["sources"])
+    table = results["sources"].table()
+    shared = [name for name in corpus.written().emotions if name in EMOTIONS]
+    assert table["source"].unique().tolist() == ["literary", "plain", "both", sources.WRITTEN]
+    assert set(table["emotions"]) == {len(shared)}
+    assert table["stories"].iloc[-1] == sum(story.emotion in shared for story in corpus.written())
+    full = sources.run(model, vectors, "full", corpus=stories.where(register="plain")).table()
+    assert full["source"].unique().tolist() == ["plain", sources.WRITTEN]
+    assert sorted(set(full["emotions"])) == [len(shared), len(EMOTIONS)]
+
+
+def test_features_are_read_like_activations(model, vectors, stories, monkeypatch):
+    rated = [f"she was {word} ." for word in ("calm", "afraid", "angry", "cold", "warm", "very calm")]
+    monkeypatch.setattr(documents, "rated", lambda kind, size, n, seed: (rated, np.arange(6.0)))
+    result = lexical.run(model, vectors, "quick", corpus=stories)
+    assert set(result.table()["null"]) == {"token embeddings", "style"} and len(result.table()) == 24
+    assert len(re.findall(NUMBER, result.headline())) <= 4 and result.null.startswith("none: ")
+
+
+def test_documents_are_held_against_both_nulls(model, vectors, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    rated = [f"she was {word} ." for word in ("calm", "afraid", "angry", "cold", "warm", "very calm")]
+    monkeypatch.setattr(documents, "rated", lambda kind, size, n, seed: (rated, np.arange(6.0)))
+    results = named(documents.run(model, vectors, "quick"))
+    check(results, ["documents"])
+    assert results["documents"].table()["chosen"].sum() == 3  # one of each kind
+
+
+def test_reliability_is_what_the_vectors_hold(model, vectors, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    results = reliability.run(model, vectors, "quick")
+    check(results, ["reliability", "sweep"])
+    table = results["reliability"].table()
+    at = table[(table["method"] == "whitened") & (table["layer"] == 2)]["cosine"].iloc[0]
+    assert at == pytest.approx(float(vectors.split_half(2, "whitened").mean()))
+
+
+OWN = ["calm", "hygge"]  # one emotion of the paper, and one that no stimulus knows
+
+
+@pytest.mark.parametrize(
+    ("study", "message"),
+    [
+        (detection, "The vignettes can be read with these vectors for calm only, and two are needed"),
+        (implicit, "The implicit messages can be read .* for (calm|no emotion) only"),
+        (numbers, "The sentences with numbers can be read .* for calm only"),
+        (negation, "The negated sentences can be read .* for (calm|no emotion) only"),
+        (binding, "The texts about two people can be read .* for no emotion only"),
+        (transcripts, "The transcripts can be read .* for (calm|no emotion) only"),
+        (documents, "one kind is missing among calm, hygge"),
+    ],
+)
+def test_too_few_emotions_for_a_stimulus_are_named(study, message, model, vectors):
+    from dataclasses import replace
+
+    own = replace(vectors[["calm", "sad"]], emotions=tuple(OWN))
+    with pytest.raises(ValueError, match=message):
+        study.run(model, own, "quick")
+
+
+@pytest.mark.parametrize("name", ["detection", "implicit", "numbers", "negation", "binding", "transcripts"])
+def test_emotions_of_ones_own_are_left_aside_where_a_stimulus_lacks_them(name, model, vectors, stories):
+    from dataclasses import replace
+
+    from emolens.corpus.stories import Corpus
+
+    names = tuple("hygge" if emotion == "surprised" else emotion for emotion in vectors.emotions)
+    mine = Corpus(tuple(replace(s, emotion="hygge") if s.emotion == "surprised" else s for s in stories))
+    options = {"corpus": mine, "draws": 3} if name == "detection" else {}
+    for result in named(studies.find(name).run(model, replace(vectors, emotions=names), "quick", **options)).values():
+        assert "nan" not in result.headline() and len(result.table())
+
+
+@pytest.mark.parametrize("study", [detection, documents, lexical, reliability, sources, implicit])
+def test_a_study_refuses_an_unknown_size(study, model, vectors):
+    with pytest.raises(ValueError, match="size='ful' is none of full, quick"):
+        study.run(model, vectors, "ful")
 
 
 def test_clusters_of_a_model_that_knows_nothing_are_compared_with_permuted_ones(model, vectors):
@@ -214,7 +368,7 @@ def test_clusters_of_a_model_that_knows_nothing_are_compared_with_permuted_ones(
     assert set(table["k"]) == set(range(2, 21)) and table["silhouette"].between(-1, 1).all()
     at = table[table["neighbours"].notna()]
     assert len(at) == 2 and (at["neighbours_null"] < at["neighbours_null_highest"]).all()
-    assert "permuted" in result.verdict()
+    assert "permuted" in result.headline() and "199 permutations" in result.null
 
 
 def test_an_unknown_size_is_named(vectors):

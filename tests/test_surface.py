@@ -1,5 +1,7 @@
 """The internal score follows the steering where the text's tone can't, and is read at the tokens that were written."""
 
+from functools import partial
+
 import matplotlib.pyplot as plt
 import numpy as np
 import planted as known
@@ -17,6 +19,7 @@ STEERED, READ = 1, 2
 
 @pytest.fixture(autouse=True)
 def planted_axis(monkeypatch):
+    monkeypatch.setattr(surface, "null_directions", partial(surface.null_directions, corpus=known.stories(0)))
     monkeypatch.setattr(surface, "AXIS", AXIS)
     monkeypatch.setattr(surface, "ABOVE", READ - STEERED)
     monkeypatch.setattr(surface, "TOKENS", 8)
@@ -38,8 +41,8 @@ def prompts(n=4):
 
 def run(planted, other, strengths=(0.1,), given=None, **options):
     given = prompts() if given is None else given
-    options = {"layer": STEERED, "progress": False, "corpus": known.stories(0), "prompts": given} | options
-    return surface.run(*planted, other, strengths, **options)
+    options = {"layer": STEERED, "prompts": given} | options
+    return surface.run(*planted, options.pop("size", "full"), other, strengths, **options)
 
 
 def test_the_internal_score_follows_the_steering_and_the_tone_does_not(planted, other):
@@ -56,7 +59,8 @@ def test_the_internal_score_follows_the_steering_and_the_tone_does_not(planted, 
     null = table[table["kind"] == "random"]["internal"]
     assert null.abs().max() < min(up["internal"], lowered["internal"], -raised["internal"])
     assert table["internal"][3:].between(up["internal_null_low"], up["internal_null_high"]).all()
-    assert "steered at block 1, read inside at block 2" in result.verdict()
+    assert "Steered at block 1, read at block 2" in result.options["title"]
+    assert result.headline().startswith("Of 3 steerings, ")
     plt.close(result.plot().figure)
 
 
@@ -112,7 +116,7 @@ def test_style_is_counted_and_what_was_added_is_no_part_of_the_response(planted,
         return texts, torch.ones(2, 4, model.d_model) + model.steering[-1].values[:, :1]
 
     monkeypatch.setattr(surface, "write", write)
-    found = surface.measured(model, vectors, other, prompts()[0], [cell], STEERED, READ, 0)
+    found = surface.measured(model, vectors, other, prompts()[0], [cell], (STEERED, READ), 0)
     assert found["capitals"].tolist() == pytest.approx([3 / 8, 0])
     assert found["exclamations"].tolist() == pytest.approx([3 / 4, 0])
     assert found["internal"][1] - found["internal"][0] > 0.1 and cell.name == "afraid +0.5"

@@ -79,7 +79,7 @@ def test_save_and_load(vectors, model, tmp_path, dtype, cosine):
     loaded = EmotionVectors.load(vectors.save(tmp_path / "v.safetensors", dtype), model)
     assert (loaded.emotions, loaded.layers, loaded.stamp) == (vectors.emotions, vectors.layers, vectors.stamp)
     for method in METHODS:
-        assert vectors.agreement(loaded, 2, method).min() >= cosine - 1e-6
+        assert vectors.cosine_with(loaded, 2, method).min() >= cosine - 1e-6
     torch.testing.assert_close(loaded.residual_norm, vectors.residual_norm, rtol=1e-3, atol=1e-5)
 
 

@@ -12,6 +12,7 @@ from emolens.corpus.packaged import (
     stimuli,
     stories,
     vignettes,
+    written,
 )
 from emolens.corpus.rated import RatedDocument, rated_documents
 from emolens.corpus.stories import EMOTIONS, Corpus, Story, known_emotion
@@ -36,4 +37,5 @@ __all__ = [
     "stimuli",
     "stories",
     "vignettes",
+    "written",
 ]

@@ -20,8 +20,9 @@ from torch import Tensor
 
 from emolens.judging.kappa import INVALID, CohensKappa, cohens_kappa
 from emolens.judging.rubrics import Item, Labelled, Rubric
-from emolens.models.encoding import PLAIN_ROLES, Message, format_chat, is_chat
+from emolens.models.conversations import PLAIN_ROLES, format_chat
 from emolens.models.model import HookedModel
+from emolens.models.texts import Message, is_chat
 from emolens.results import StudyResult
 
 SUFFICIENT = 0.6  # kappa: "substantial" agreement begins at 0.61 (Landis and Koch 1977)
@@ -277,12 +278,11 @@ def validate(
         mine, its = (["rest" if x not in (label, INVALID) else x for x in row] for row in (hand, judged))
         found = _interval(cohens_kappa(mine, its, groups, seed=seed))
         rows.append({"label": label, "n": n, "judged": times} | shares | found)
-    name = getattr(judge, "__name__", type(judge).__name__)
-    said = f"{name}: {overall} hand-labelled replies, {overall.share:.0%} labelled alike"
-    said += f", {judged.count(INVALID)} invalid" if INVALID in judged else ""
-    sufficient = overall.kappa >= SUFFICIENT
-    said += "." if sufficient else f". No verdict: below kappa {SUFFICIENT} what this judge counts means nothing."
-    return StudyResult("judge", pd.DataFrame(rows), said)
+    agrees = (
+        f"The judge agrees with the hand labels at kappa {overall.kappa:.2f} [{overall.low:.2f}, {overall.high:.2f}]"
+    )
+    trusted = "enough for a verdict" if overall.kappa >= SUFFICIENT else f"below {SUFFICIENT}, so there is no verdict"
+    return StudyResult("judge", pd.DataFrame(rows), f"{agrees}, {trusted}.", "kappa: agreement beyond chance")
 
 
 def is_sufficient(validation: StudyResult) -> bool:

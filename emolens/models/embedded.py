@@ -19,7 +19,11 @@ RECIPE = 1  # raise it when the conversion changes: folders made by another reci
 
 @dataclass(frozen=True)
 class EmbeddedModel:
-    """A model whose GGUF file is the members of `wheels`, joined in their order."""
+    """A model whose GGUF file is the members of `wheels`, joined in their order.
+
+    >>> MODELS["gemma-3-270m"].megabytes, len(MODELS["gemma-3-270m"].wheels)
+    (238, 4)
+    """
 
     name: str
     licence: str
@@ -75,7 +79,11 @@ MODELS = {
 
 
 def known_models() -> tuple[str, ...]:
-    """The names that `local_path` knows besides GGUF files."""
+    """The names that `local_path` knows besides GGUF files.
+
+    >>> known_models()
+    ('smollm2-135m-instruct', 'gemma-3-270m')
+    """
     return tuple(MODELS)
 
 
@@ -88,9 +96,13 @@ def local_path(name: str | os.PathLike[str], *, offline: bool = False, progress:
     Raises `FileNotFoundError` for a missing GGUF file, `RuntimeError` when the model cannot be fetched,
     differs from its checksum or cannot be dequantised, and `OSError` when the disk is full. None of these,
     nor Ctrl-C or a killed process, leaves a folder that a later call would take for whole.
+
+    >>> local_path("absent.gguf")
+    Traceback (most recent call last):
+    FileNotFoundError: [Errno 2] No such file or directory: 'absent.gguf'
     """
     models = cache_dir() / "models"
-    if str(name).endswith(".gguf"):
+    if str(name).lower().endswith(".gguf"):
         gguf = Path(name).expanduser()
         digest = sha256(gguf)
         folder = models / f"gguf-{digest[:16]}"
@@ -148,12 +160,18 @@ def _convert(gguf: Path, folder: Path, progress: bool) -> None:
     try:
         source: dict[str, Any] = {"gguf_file": gguf.name, "local_files_only": True}
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **source)
-        model: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **source)
+        options = {"dtype": torch.float32, "output_loading_info": True, "trust_remote_code": False}
+        loaded: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, **source | options)
     except Exception as error:
         raise RuntimeError(f"transformers cannot dequantise {gguf}: {error}") from error
     finally:
         if bars:
             logging.enable_progress_bar()
+    model, info = loaded
+    if lacking := sorted(info.get("missing_keys", ())):
+        raise RuntimeError(
+            f"{gguf} lacks {len(lacking)} weights, such as {lacking[0]}: it is cut short or no whole model"
+        )
     # The weights are plain float32 now, but the loader still calls them quantised and would not save them.
     model.is_quantized, model.hf_quantizer = False, None
     if hasattr(model.config, "quantization_config"):

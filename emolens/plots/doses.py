@@ -12,30 +12,36 @@ from matplotlib.axes import Axes
 
 from emolens.plots.style import DASHES, NULL, SMALL, beside, extents, free, new_axes, parts_of, plain, require
 from emolens.plots.training import shift_dots
+from emolens.stats import Verdict, null_columns
 
 
 def dose_response(
-    frame: pd.DataFrame, ylabel: str = "effect", title: str = "Effect of steering, by strength", ax: Axes | None = None
+    frame: pd.DataFrame,
+    ylabel: str = "effect",
+    title: str = "Effect of steering, by strength",
+    nulls: Sequence[str] = (),
+    ax: Axes | None = None,
 ) -> Axes:
     """Effect of each direction over the strengths, with intervals, and what directions do that mean nothing.
 
     Args:
-        frame: a row for each `direction` and `strength`: `effect`, `low`, `high`; and for each kind of null
-            `{kind}_low` and `{kind}_high`, drawn as one grey band, the widest of the kinds.
+        frame: a row for each `direction` and `strength`: `effect`, `low`, `high`.
+        nulls: the kinds of null that the table has columns of (`stats.null_columns`), drawn as one grey band, the
+            widest of the kinds.
+
+    >>> frame = pd.DataFrame({"direction": "calm", "strength": [-0.1, 0.1], "effect": [-0.2, 0.2]})
+    >>> dose_response(frame.assign(low=frame["effect"] - 0.1, high=frame["effect"] + 0.1)).get_ylabel()
+    'effect'
     """
     require(frame, "direction", "strength", "effect", "low", "high")
     ax = ax or new_axes(7.5, 4.2)
-    kinds = [str(name).removesuffix("_low") for name in frame if str(name).endswith("_low")]
-    kinds = [kind for kind in kinds if kind != "slope"]
-    if kinds:
-        ends = {f"{kind}_{end}": how for kind in kinds for end, how in ENDS}
-        null = frame.dropna(subset=list(ends)).groupby("strength").agg(ends)  # where nulls were run
-        low = null[[f"{kind}_low" for kind in kinds]].min(axis=1)
-        high = null[[f"{kind}_high" for kind in kinds]].max(axis=1)
-        low.loc[0.0] = high.loc[0.0] = 0.0
-        label = "95% of single nulls"
+    if nulls:
+        ends = _widest(frame, nulls).assign(strength=frame["strength"]).dropna()  # where nulls were run
+        band = ends.groupby("strength").agg({"null_low": "min", "null_high": "max"})
+        band.loc[0.0] = 0.0
+        band = band.sort_index()
         ax.fill_between(
-            sorted(low.index), low.sort_index(), high.sort_index(), color=NULL, alpha=0.25, lw=0, label=label
+            band.index, band["null_low"], band["null_high"], color=NULL, alpha=0.25, lw=0, label="95% of single nulls"
         )
     ax.axhline(0, color=NULL, lw=1.2)
     ax.axvline(0, color=NULL, lw=0.8, ls=":")
@@ -50,29 +56,39 @@ def dose_response(
     return beside(ax)
 
 
-ENDS = (("low", "min"), ("high", "max"))
+def _widest(frame: pd.DataFrame, nulls: Sequence[str]) -> pd.DataFrame:
+    """For each row the lowest and the highest end of the bands of these kinds of null."""
+    lows, highs, _ = zip(*map(null_columns, nulls), strict=True)
+    require(frame, *lows, *highs)
+    ends = {"null_low": frame[list(lows)].min(axis=1), "null_high": frame[list(highs)].max(axis=1)}
+    return pd.DataFrame(ends, index=frame.index)
 
 
 def effect_dots(
     frame: pd.DataFrame,
     contrasts: Sequence[str] = (),
     title: str = "Change for a small strength of each direction",
+    nulls: Sequence[str] = (),
     ax: Axes | None = None,
 ) -> Axes:
     """Effect of each direction on up to two contrasts, with intervals and where single nulls lie.
 
     Args:
-        frame: a row for each `contrast` and `direction`: `effect`, `low`, `high`; for each kind of null
-            `{kind}_low` and `{kind}_high`, drawn as one grey bar, the widest of the kinds; and the `verdict`.
+        frame: a row for each `contrast` and `direction`: `effect`, `low`, `high`, and the `verdict`.
         contrasts: which; default the first two.
+        nulls: the kinds of null that the table has columns of (`stats.null_columns`), drawn as one grey bar, the
+            widest of the kinds.
+
+    >>> frame = pd.DataFrame({"contrast": "own reply", "direction": ["calm", "sad"], "effect": [0.2, -0.1]})
+    >>> frame = frame.assign(low=frame["effect"] - 0.1, high=frame["effect"] + 0.1, verdict=Verdict.NO_NULL)
+    >>> [text.get_text() for text in effect_dots(frame).get_yticklabels()]
+    ['calm', 'sad']
     """
     require(frame, "contrast", "direction", "effect", "low", "high", "verdict")
     shown = list(contrasts) or list(dict.fromkeys(frame["contrast"]))[:2]
     frame = frame[frame["contrast"].isin(shown)]
-    kinds = [str(name).removeprefix("p_") for name in frame if str(name).startswith("p_")]
-    ends = {f"null_{end}": frame[[f"{kind}_{end}" for kind in kinds]].agg(how, axis=1) for end, how in ENDS if kinds}
     table = frame.rename(columns={"contrast": "group", "direction": "emotion", "effect": "shift"})
-    table = table.assign(**ends, counts=frame["verdict"].eq("above the null"))
+    table = table.assign(counts=frame["verdict"] == Verdict.BEYOND, **(_widest(frame, nulls) if nulls else {}))
     label = "log-odds for a strength of 0.1 (nats per token)"
     return shift_dots(
         table.drop(columns="layer", errors="ignore"), title, null="95 % of single nulls", xlabel=label, ax=ax
@@ -86,11 +102,9 @@ def scatter(
     group: str | None = None,
     label: str | None = None,
     null: str = "",
-    xlabel: str = "",
-    ylabel: str = "",
-    title: str = "",
     labels: int = 12,
     ax: Axes | None = None,
+    **axes: str,
 ) -> Axes:
     """Two columns against each other, of the rows that have both.
 
@@ -98,6 +112,11 @@ def scatter(
         group: the column whose entries get a colour and a marker each.
         label: the column with names; those of the most extreme rows are written, where there is room.
         null: what the rows without `x` are; then 95 % of their `y` is drawn as a grey band.
+        labels: how many names at the most.
+        axes: `xlabel`, `ylabel` and `title`, as of `Axes.set`; the labels are the columns where they are not given.
+
+    >>> scatter(pd.DataFrame({"valence": [1.0, 9.0], "r": [-0.5, 0.5]}), "valence", "r").get_xlabel()
+    'valence'
     """
     require(frame, x, y)
     ax = ax or new_axes(6.8, 4.6)
@@ -111,7 +130,7 @@ def scatter(
     parts = parts_of(frame if group else frame.assign(_all="_"), group or "_all")
     for (name, part), colour, marker in parts:
         ax.plot(part[x], part[y], marker, color=colour, ms=5, alpha=0.8, mec="white", mew=0.4, label=plain(name))
-    ax.set(xlabel=xlabel or x, ylabel=ylabel or y, title=title)
+    ax.set(**{"xlabel": x, "ylabel": y} | axes)
     if label:
         _write(ax, frame, x, y, label, labels)
     if group:
@@ -147,6 +166,10 @@ def patch_map(frame: pd.DataFrame, title: str = "", ax: Axes | None = None) -> A
 
     Args:
         frame: what `patch` gives for one measure and site: `layer`, `share`, and `position` and `token`, or `head`.
+
+    >>> frame = pd.DataFrame({"layer": [0, 0], "position": [0, 1], "token": ["he", "ran"], "share": [0.2, 0.9]})
+    >>> [text.get_text() for text in patch_map(frame).get_xticklabels()]
+    ['he', 'ran']
     """
     require(frame, "layer", "share")
     if "measure" in frame and frame["measure"].nunique() > 1:

@@ -28,6 +28,10 @@ def layer_sweep(
             for the band, and `{measure}_null` for the upper quantile under permuted labels.
         chance: share found first by guessing; five times that is the chance of the first five.
         chosen: the layer to mark.
+
+    >>> frame = pd.DataFrame({"layer": [1, 2], "method": "denoised", "first": [0.2, 0.4]})
+    >>> layer_sweep(frame, chance=0.1, measures=["first"]).get_ylabel()
+    'share of texts'
     """
     require(frame, "layer", "method", *measures)
     ax = ax or new_axes(7.5, 4.2)
@@ -54,6 +58,10 @@ def reliability(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     Args:
         frame: a row for each layer (and `method`, if present): `cosine`; `low` and `high` for the band over
             emotions; `null_low` and `null_high`, what vectors of different emotions or of shuffled labels give.
+
+    >>> ends = {"low": 0.6, "high": 0.9, "null_low": -0.1, "null_high": 0.1}
+    >>> reliability(pd.DataFrame({"layer": [1, 2], "cosine": [0.7, 0.8], **ends})).get_title()
+    'Reliability of the vectors, by layer'
     """
     require(frame, "layer", "cosine", "low", "high", "null_low", "null_high")
     frame = frame if "method" in frame else frame.assign(method="all vectors")
@@ -82,6 +90,10 @@ def effect_by_layer(
 
     Raises:
         ValueError: no rows, or a column is missing.
+
+    >>> frame = pd.DataFrame({"layer": [1, 2], "effect": [0.1, 0.3], "low": [0, 0.2], "high": [0.2, 0.4]})
+    >>> effect_by_layer(frame, ylabel="correlation").get_ylabel()
+    'correlation'
     """
     require(frame, "layer", "effect", "low", "high")
     ax = ax or new_axes(7.5, 4)

@@ -17,6 +17,10 @@ def save(figure: Axes | Figure, path: str | Path, says: str = "", falsified_by: 
     Args:
         says: what the figure shows, in a sentence.
         falsified_by: what one would have seen, had that been wrong. Both are kept in the PNG for `gallery`.
+
+    >>> from emolens.plots.matrices import score_matrix
+    >>> save(score_matrix([[0.5, 0.1]], ["calm"], ["calm", "sad"]), "scores.png", says="Calm texts score high.").name
+    'scores.png'
     """
     root = figure.get_figure(root=True)
     if root is None or Path(path).suffix != ".png":
@@ -28,7 +32,13 @@ def save(figure: Axes | Figure, path: str | Path, says: str = "", falsified_by: 
 
 
 def gallery(folder: str | Path) -> Path:
-    """Write `README.md` in a folder of figures: each with what it says and what would have falsified it."""
+    """Write `README.md` in a folder of figures: each with what it says and what would have falsified it.
+
+    >>> from emolens.plots.matrices import score_matrix
+    >>> _ = save(score_matrix([[0.5, 0.1]], ["calm"], ["calm", "sad"]), "scores.png", says="Calm texts score high.")
+    >>> "Calm texts score high." in gallery(".").read_text()
+    True
+    """
     from PIL import Image
 
     parts = [

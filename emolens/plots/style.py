@@ -22,15 +22,30 @@ SMALL = 8.5  # points, the smallest text in a figure
 
 
 def new_axes(width: float, height: float) -> Axes:
+    """Axes of a new figure of that size in inches.
+
+    >>> new_axes(6, 4).figure.get_size_inches().tolist()
+    [6.0, 4.0]
+    """
     return plt.subplots(figsize=(width, height), layout="constrained")[1]
 
 
 def plain(text: Any) -> str:
-    """Text as it stands: a pair of dollars would make matplotlib set a formula."""
+    """Text as it stands: a pair of dollars would make matplotlib set a formula.
+
+    >>> print(plain("$5 and $6"))
+    \\$5 and \\$6
+    """
     return str(text).replace("$", r"\$")
 
 
 def require(frame: pd.DataFrame, *columns: str) -> None:
+    """Raise ValueError for a table without rows or without one of the columns.
+
+    >>> require(pd.DataFrame({"layer": [1]}), "layer", "effect")
+    Traceback (most recent call last):
+    ValueError: the table has 1 rows and the columns layer; missing: effect
+    """
     missing = [column for column in columns if column not in frame]
     if missing or frame.empty:
         raise ValueError(
@@ -40,19 +55,34 @@ def require(frame: pd.DataFrame, *columns: str) -> None:
 
 
 def parts_of(frame: pd.DataFrame, column: str) -> Iterator[tuple[tuple[Any, pd.DataFrame], str, str]]:
-    """The parts of a table, each with its colour and marker."""
+    """The parts of a table, each with its colour and marker.
+
+    >>> [(name, marker) for (name, part), colour, marker in parts_of(pd.DataFrame({"method": ["raw", "a"]}), "method")]
+    [('raw', 'o'), ('a', 's')]
+    """
     return zip(frame.groupby(column, sort=False, dropna=False), cycle(COLOURS), cycle(MARKERS))
 
 
 def beside(ax: Axes) -> Axes:
-    """A legend beside the axes, where it covers no data."""
+    """A legend beside the axes, where it covers no data.
+
+    >>> ax = new_axes(4, 3)
+    >>> line = ax.plot([0, 1], label="calm")
+    >>> beside(ax).get_legend().get_texts()[0].get_text()
+    'calm'
+    """
     ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=SMALL, frameon=False)
     ax.spines[["top", "right"]].set_visible(False)
     return ax
 
 
 def extents(ax: Axes, texts: Sequence[Text]) -> np.ndarray:
-    """Where texts stand in the laid out figure, in pixels: [text 4], each x0, y0, x1, y1."""
+    """Where texts stand in the laid out figure, in pixels: [text 4], each x0, y0, x1, y1.
+
+    >>> ax = new_axes(4, 3)
+    >>> extents(ax, [ax.text(0, 0, "calm")]).shape
+    (1, 4)
+    """
     figure = ax.get_figure(root=True)
     assert figure is not None
     figure.draw_without_rendering()
@@ -60,6 +90,10 @@ def extents(ax: Axes, texts: Sequence[Text]) -> np.ndarray:
 
 
 def free(box: np.ndarray, taken: Sequence[np.ndarray] | np.ndarray) -> bool:
-    """Whether a box [4] overlaps none of the others."""
+    """Whether a box [4] overlaps none of the others.
+
+    >>> free(np.array([0, 0, 1, 1]), [np.array([2, 0, 3, 1])]), free(np.array([0, 0, 1, 1]), [np.array([0, 0, 3, 1])])
+    (True, False)
+    """
     others = np.reshape(taken, (-1, 4))
     return not ((box[:2] < others[:, 2:]) & (box[2:] > others[:, :2])).all(axis=1).any()

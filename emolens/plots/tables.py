@@ -20,6 +20,11 @@ def detection_bars(frame: pd.DataFrame, chance: float, measure: str = "first", a
     Args:
         frame: a row for each `register` and `method`: `{measure}`, `{measure}_low`, `{measure}_high`.
         chance: the share that guessing finds.
+
+    >>> frame = pd.DataFrame({"register": "plain", "method": ["raw", "whitened"], "first": [0.3, 0.5],
+    ...                       "first_low": [0.2, 0.4], "first_high": [0.4, 0.6]})
+    >>> detection_bars(frame, chance=0.1).get_ylabel()
+    'share of texts'
     """
     require(frame, "register", "method", measure, f"{measure}_low", f"{measure}_high")
     frame = frame.rename(columns={measure: "value", f"{measure}_low": "low", f"{measure}_high": "high"})
@@ -41,6 +46,11 @@ def component_bars(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
     Raises:
         ValueError: no rows, or a column is missing.
+
+    >>> frame = pd.DataFrame({"component": ["PC1", "PC2"], "rating": "valence", "r": [-0.8, 0.1], "low": [-0.9, -0.1],
+    ...                       "high": [-0.7, 0.3], "null": 0.2})
+    >>> component_bars(frame).get_ylabel()
+    '|r|'
     """
     require(frame, "component", "rating", "r", "low", "high", "null")
     turned = np.where(frame["r"] < 0, -1, 1)
@@ -57,6 +67,10 @@ def agreement(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
     Args:
         frame: a row for each emotion (and `layer`, if present): `emotion`, `cosine`.
+
+    >>> ax = agreement(pd.DataFrame({"emotion": ["calm", "sad"], "cosine": [0.99, 0.95]}))
+    >>> ax.get_legend().get_texts()[0].get_text()
+    'lowest 0.950 (sad)'
     """
     require(frame, "emotion", "cosine")
     ax = ax or new_axes(6.5, 4)
@@ -87,6 +101,11 @@ def value_curves(frame: pd.DataFrame, title: str = "Scores, by the number in the
 
     Raises:
         ValueError: no rows, a column is missing, or an `ax` that is no cell of a grid.
+
+    >>> frame = pd.DataFrame({"template": "I took {} mg.", "emotion": "afraid", "value": [500, 8000],
+    ...                       "score": [0.1, 0.4]})
+    >>> len(value_curves(frame).figure.axes)  # the frame and a panel
+    2
     """
     require(frame, "template", "emotion", "value", "score")
     parts = list(frame.groupby("template", sort=False))

@@ -18,6 +18,9 @@ def loss_curve(frame: pd.DataFrame, title: str = "Loss on the reply tokens", ax:
     Args:
         frame: a row for each step and `series` ("trained on" or another): `tokens`, `loss`; rows without a
             loss, those of watched emotions, are passed over.
+
+    >>> loss_curve(pd.DataFrame({"tokens": [100, 200], "series": "trained on", "loss": [3.0, 2.5]})).get_xlabel()
+    'reply tokens trained on'
     """
     require(frame, "tokens", "series", "loss")
     ax = ax or new_axes(6.5, 3.8)
@@ -37,6 +40,9 @@ def watched_curves(frame: pd.DataFrame, title: str = "Emotions read during train
     Args:
         frame: a row for each checkpoint and `series`, the emotion: `tokens`, `score`; if present `child`, whose
             second and later entries are dashed.
+
+    >>> watched_curves(pd.DataFrame({"tokens": [0, 200], "series": "calm", "score": [0.1, 0.2]})).get_ylabel()
+    'change of the score (cosine)'
     """
     require(frame, "tokens", "series", "score")
     frame = frame[frame["score"].notna()]
@@ -71,6 +77,10 @@ def shift_dots(
             table of several children, places, rulers or layers the first one is drawn, with its first two groups.
         k: emotions at each end; all where there are at most twice as many.
         null: what the grey bars are.
+
+    >>> frame = pd.DataFrame({"emotion": ["calm", "sad"], "shift": [0.2, -0.1], "low": [0.1, -0.2], "high": [0.3, 0.0]})
+    >>> [label.get_text() for label in shift_dots(frame).get_yticklabels()]
+    ['calm', 'sad']
     """
     require(frame, "emotion", "shift", "low", "high")
     for column in ("of", "child", "place", "form", "ruler", "layer"):

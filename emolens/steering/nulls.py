@@ -1,28 +1,136 @@
 """Directions that mean nothing, and how an effect is held against them."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from emolens.corpus import Corpus
+from emolens.corpus.stories import Corpus
 from emolens.models.model import HookedModel
-from emolens.stats import outside_draws, p_value
+from emolens.stats import BY_RANK, LEVEL, Verdict, family_p, null_columns, outside_draws
 from emolens.steering.steer import default_layer
+from emolens.vectors.derive import pool_stories
 from emolens.vectors.direction import Direction, unit
 from emolens.vectors.emotion_vectors import EmotionVectors
-from emolens.vectors.pooling import RULES, pool
 from emolens.vectors.refit import refit, stories_of
 
-Nulls = Mapping[str, Sequence[Sequence[Direction]]]  # kind -> draw -> one direction for each that is looked at
-BY_RANK = 39  # draws from which a p value is their rank: beating all of them is p = 1/40
-LEVEL = 0.05
+FEWEST = 10  # draws of each kind, below which nothing is said of where one more would lie
+
+
+@dataclass(frozen=True)
+class Nulls:
+    """Families of directions that mean nothing, by kind, and what they do to a measure once that is known.
+
+    A family holds one direction for each that is looked at, so that the furthest of a family is what the furthest of
+    those looked at is compared with. `null_directions` makes the families; `measured` adds their effects.
+
+    Attributes:
+        families: kind -> draw -> one direction for each that is looked at; empty where only effects are known.
+        effects: kind -> effects [draw *family], of the shape of the effects that are looked at.
+
+    >>> nulls = Nulls().measured({"random": np.random.default_rng(0).normal(0, 1, (39, 2))})
+    >>> nulls.kinds, nulls.p([4.0, 0.1])["random"].round(3).tolist()[0]
+    (('random',), 0.025)
+    >>> nulls.verdict([4.0, 0.1])[0]
+    <Verdict.BEYOND: 'beyond the null'>
+    """
+
+    families: Mapping[str, Sequence[Sequence[Direction]]] = field(default_factory=dict)
+    effects: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.families or self.effects)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of null, such as "random" and "shuffled labels"."""
+        return tuple(self.effects or self.families)
+
+    def check(self, directions: Sequence[Direction]) -> Nulls:
+        """These nulls, if they can stand beside `directions`.
+
+        Raises:
+            ValueError: fewer than ten draws of a kind, or families of another size.
+        """
+        for kind, draws in self.families.items():
+            if len(draws) < FEWEST or any(len(family) != len(directions) for family in draws):
+                raise ValueError(
+                    f"the null {kind!r} needs at least {FEWEST} draws of {len(directions)} directions each; it has "
+                    f"{len(draws)} draws of {sorted({len(family) for family in draws})}"
+                )
+        return self
+
+    def measured(self, effects: Mapping[str, np.ndarray]) -> Nulls:
+        """The same with the effects of the draws [draw *family], by kind."""
+        return replace(self, effects={kind: np.asarray(values, dtype=float) for kind, values in effects.items()})
+
+    def centre(self) -> dict[str, np.ndarray]:
+        """Where each kind lies: the mean over its draws [*family]."""
+        return {kind: np.asarray(values.mean(axis=0)) for kind, values in self.effects.items()}
+
+    def spread(self) -> dict[str, np.ndarray]:
+        """How far the draws of each kind scatter: their standard deviation [*family]."""
+        return {kind: np.asarray(values.std(axis=0, ddof=1)) for kind, values in self.effects.items()}
+
+    def band(self, level: float = 1 - LEVEL) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Where `level` of single draws lie [*family]: quantiles, or with fewer than 39 draws Student's interval."""
+        bands = {}
+        for kind, values in self.effects.items():
+            if len(values) >= BY_RANK:
+                low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2], axis=0)
+            else:
+                _, low, high = outside_draws(values[0], values, level=level)
+            bands[kind] = (np.asarray(low), np.asarray(high))  # a family of one, too
+        return bands
+
+    def limits(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """What an effect [*family] has to pass to be beyond a kind: `band`, widened for the size of the family."""
+        limits = {}
+        for kind, values in self.effects.items():
+            if len(values) < BY_RANK:
+                _, low, high = outside_draws(values[0], values, level=1 - LEVEL / values[0].size)
+            else:
+                centre, spread = values.mean(axis=0), values.std(axis=0, ddof=1)
+                distance = np.abs(values - centre) / np.where(spread > 0, spread, 1)
+                reach = np.quantile(distance.reshape(len(values), -1).max(axis=1), 1 - LEVEL, method="higher")
+                low, high = centre - reach * spread, centre + reach * spread
+            limits[kind] = (low, high)
+        return limits
+
+    def p(self, observed: Any) -> dict[str, np.ndarray]:
+        """p of each effect [*family] against each kind (see `stats.family_p`)."""
+        return {kind: family_p(observed, values) for kind, values in self.effects.items()}
+
+    def verdict(self, observed: Any) -> np.ndarray:
+        """The verdict of each effect [*family]: an effect must be beyond every kind."""
+        return _verdicts(self.p(observed), np.shape(observed))
+
+    def columns(self, observed: Any) -> dict[str, np.ndarray]:
+        """What a table says of each effect [*family]: the band and p of each kind (`null_columns`), and the verdict."""
+        p = self.p(observed)
+        out: dict[str, Any] = {}
+        for kind, (low, high) in self.band().items():
+            out |= dict(zip(null_columns(kind), (low, high, p[kind]), strict=True))
+        return out | {"verdict": _verdicts(p, np.shape(observed))}
+
+
+def _verdicts(p: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+    verdicts = np.empty(shape, dtype=object)
+    for at in np.ndindex(shape):
+        verdicts[at] = Verdict.of(float(values[at]) for values in p.values())
+    return verdicts
 
 
 def random_directions(like: Direction, n: int, seed: int = 0) -> list[Direction]:
-    """n directions drawn evenly from the sphere, in each layer of the norm that `like` has there."""
+    """n directions drawn evenly from the sphere, in each layer of the norm that `like` has there.
+
+    >>> [direction.name for direction in random_directions(shipped["calm"], 2)]
+    ['random 0', 'random 1']
+    """
     generator = torch.Generator().manual_seed(seed)
     norm = like.values.norm(dim=-1, keepdim=True)
     drawn = torch.randn(n, *like.values.shape, generator=generator)
@@ -33,7 +141,7 @@ def shuffled(
     model: HookedModel,
     vectors: EmotionVectors,
     layers: Sequence[int],
-    draws: int = 39,
+    draws: int = BY_RANK,
     seed: int = 0,
     corpus: Corpus | None = None,
     **options: Any,
@@ -41,9 +149,13 @@ def shuffled(
     """The null of shuffled labels: vectors refitted after the emotions were permuted within each topic.
 
     What such vectors read is what any 171 directions of this recipe would read. `options` as for `refit`.
+
+    >>> null = next(shuffled(model, vectors, [2], draws=1, corpus=corpus))
+    >>> null.emotions == vectors.emotions, bool((null["calm", 2] - vectors["calm", 2]).norm() > 0.1)
+    (True, True)
     """
-    corpus = stories_of(vectors) if corpus is None else corpus
-    options.setdefault("pooled", pool(model, corpus.texts, rules=RULES, progress=False))
+    corpus = stories_of(vectors, corpus)
+    options.setdefault("pooled", pool_stories(model, corpus, progress=False))
     groups: dict[tuple[str, str], list[int]] = {}
     for number, story in enumerate(corpus):
         groups.setdefault((story.register, story.topic), []).append(number)
@@ -64,46 +176,34 @@ def null_directions(
     layers: int | Sequence[int] | None = None,
     seed: int = 0,
     **refit_options: Any,
-) -> dict[str, list[list[Direction]]]:
+) -> Nulls:
     """Directions that mean nothing, in families as large as `directions`.
 
-    "random" are drawn evenly from the sphere; "shuffled labels" are the same combinations of vectors that were
-    refitted after the emotions were permuted within each topic.
+    "random" are drawn evenly from the sphere. "shuffled labels" are the same combinations of vectors that were
+    refitted after the emotions were permuted within each topic; a direction that is no combination of emotions, such
+    as an imported one, has none, and then the random ones are the only null.
+
+    >>> nulls = null_directions(model, vectors, [vectors["calm"]], 10, 2, corpus=corpus)
+    >>> nulls.kinds, len(nulls.families["random"])
+    (('random', 'shuffled labels'), 10)
     """
     at = default_layer(directions[0]) if layers is None else layers
     chosen = [at] if isinstance(at, int) else list(at)
-    if unknown := [one.name for one in directions if not one.terms]:
-        raise ValueError(f"{unknown[0]!r} is no combination of emotions, so it has no vectors with shuffled labels")
-    found: dict[str, list[list[Direction]]] = {"random": [], "shuffled labels": []}
+    families: dict[str, list[list[Direction]]] = {"random": []}
     for draw in range(draws):
-        drawn = [random_directions(one, 1, seed + 1000 * draw + i)[0] for i, one in enumerate(directions)]
+        drawn = [random_directions(like, 1, seed + 1000 * draw + i)[0] for i, like in enumerate(directions)]
         # Under the name of what they stand for, so that a measure may ask for the emotion of a row.
-        found["random"].append([replace(one, name=of.name) for one, of in zip(drawn, directions, strict=True)])
-    for other in shuffled(model, vectors, chosen, draws, seed, **refit_options):
-        family = []
-        for one in directions:
-            values = torch.stack([weight * other[emotion].values for emotion, weight in one.terms]).sum(dim=0)
-            norm, centre = other.residual_norm, other.centre_stories
-            family.append(replace(one, values=values, layers=other.layers, residual_norm=norm, centre=centre))
-        found["shuffled labels"].append(family)
-    return found
+        families["random"].append([replace(null, name=like.name) for null, like in zip(drawn, directions, strict=True)])
+    if all(direction.terms for direction in directions):
+        families["shuffled labels"] = [
+            [_combined(direction, other) for direction in directions]
+            for other in shuffled(model, vectors, chosen, draws, seed, **refit_options)
+        ]
+    return Nulls(families)
 
 
-def families_of(nulls: Nulls | None, directions: Sequence[Direction]) -> dict[str, list[Sequence[Direction]]]:
-    """The draws of each kind. Raises ValueError for fewer than ten, or families of another size."""
-    families = {kind: list(draws) for kind, draws in (nulls or {}).items()}
-    for kind, draws in families.items():
-        if len(draws) < 10 or any(len(family) != len(directions) for family in draws):
-            raise ValueError(f"the null {kind!r} needs at least 10 draws of {len(directions)} directions each")
-    return families
-
-
-def family_p(observed: float, largest: np.ndarray) -> float:
-    """p of an absolute value against the largest of each null family.
-
-    From 39 draws on their rank; with fewer, a t prediction interval for one more draw.
-    """
-    if len(largest) >= BY_RANK:
-        return p_value(observed, largest)
-    two_sided = float(outside_draws(np.asarray(observed), largest)[0])
-    return two_sided / 2 if observed >= largest.mean() else 1 - two_sided / 2
+def _combined(direction: Direction, vectors: EmotionVectors) -> Direction:
+    """The combination of emotions that `direction` is, made of other vectors."""
+    values = torch.stack([weight * vectors[emotion].values for emotion, weight in direction.terms]).sum(dim=0)
+    norm, centre = vectors.residual_norm, vectors.centre_stories
+    return replace(direction, values=values, layers=vectors.layers, residual_norm=norm, centre=centre)

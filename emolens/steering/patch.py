@@ -11,11 +11,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from emolens.errors import did_you_mean
-from emolens.models.encoding import Text
-from emolens.models.hooked import Columns
+from emolens.models.hooked import Columns, Layer, Layers
 from emolens.models.model import HookedModel
+from emolens.models.texts import Text
 from emolens.steering.measures import Measure
-from emolens.vectors.direction import Direction, unit
+from emolens.steering.steer import in_one_thread
+from emolens.vectors.direction import Direction, check_finite, check_stamp, unit
 from emolens.vectors.emotion_vectors import EmotionVectors
 
 SITES = {"resid_post": "resid_post", "attn_out": "attn_out", "mlp_out": "mlp_out", "head": "attn.hook_z"}
@@ -24,7 +25,12 @@ PARTS = ("whole", "direction", "rest")
 
 @dataclass(frozen=True, eq=False)  # each context is itself
 class Patching:
-    """Source activations that replace those of one site, in each row of the batch at a place of its own."""
+    """Source activations that replace those of one site, in each row of the batch at a place of its own.
+
+    >>> patch_ = Patching((1,), torch.ones(3, 32), ((0, None), (2, None)))  # the first token, and the last
+    >>> patch_.rows, patch_.apply(torch.zeros(1, 3, 32), column=0).sum(dim=-1).tolist()
+    (2, [[32.0, 0.0, 0.0], [0.0, 0.0, 32.0]])
+    """
 
     layers: tuple[int]
     source: Float[Tensor, "pos *width"]
@@ -35,10 +41,11 @@ class Patching:
 
     @property
     def rows(self) -> int:
+        """How many rows one text is run in."""
         return len(self.places)
 
     def apply(self, x: Tensor, column: int) -> Tensor | None:
-        """A row for each place, with the source where it is due; None where no place is among these columns."""
+        """`x` from that column on, a row for each place, with the source there; None where no place is among them."""
         width = x.shape[1]
         here = [
             (row, place) for row, place in enumerate(self.places) if place[0] is None or 0 <= place[0] - column < width
@@ -64,7 +71,12 @@ class Patching:
 
 @contextmanager
 def patching(model: HookedModel, patch: Patching, site: str = "resid_post") -> Iterator[None]:
-    """Every pass inside the context runs patched, one row for each place; like `steer`, it leaves no hook behind."""
+    """Every pass inside the context runs patched, one row for each place; like `steer`, it leaves no hook behind.
+
+    >>> with patching(model, Patching((1,), torch.ones(3, 32), ((0, None), (2, None)))):
+    ...     model.forward("he was calm").shape
+    torch.Size([2, 3, 80])
+    """
     columns = Columns(model)
 
     def act(x: Tensor, hook: Any) -> Tensor | None:
@@ -78,7 +90,7 @@ def patching(model: HookedModel, patch: Patching, site: str = "resid_post") -> I
 
     model.steering.append(patch)
     try:
-        with model.hooks([((patch.layers[0], site), act)]):
+        with model.hooks([((patch.layers[0], site), in_one_thread(act))]):
             yield
     finally:
         model.steering.remove(patch)
@@ -103,10 +115,25 @@ def _changes(
     model: HookedModel, measures: Mapping[str, Measure], source: Text, target: Text
 ) -> dict[str, tuple[float, float]]:
     """For each measure its value on source and target, from unpatched passes."""
-    found = {name: (float(measure(model, source)), float(measure(model, target))) for name, measure in measures.items()}
-    if still := [name for name, (a, b) in found.items() if a == b]:
-        raise ValueError(f"the measure {still[0]!r} is the same on both texts: no change to be carried")
-    return found
+    if not measures:
+        raise ValueError("no measure to ask: give at least one, by name")
+    model.require_one_row("patching, which compares unsteered texts first,")
+    changes = {}
+    for name, measure in measures.items():
+        at_source, at_target = (_values(name, measure(model, text), 1)[0] for text in (source, target))
+        if at_source == at_target:
+            raise ValueError(f"the measure {name!r} is the same on both texts: no change to be carried")
+        changes[name] = (at_source, at_target)
+    return changes
+
+
+def _values(name: str, measured: Any, rows: int) -> list[float]:
+    """What a measure gave, a finite number for each row."""
+    values = torch.as_tensor(measured).float()
+    if values.shape != (rows,):
+        raise ValueError(f"the measure {name!r} gave {list(values.shape)} values for {rows} rows, not one for each")
+    check_finite(values, f"the measure {name!r}, by row,")
+    return values.tolist()
 
 
 def _share(value: float, source: float, target: float) -> tuple[float, float, float]:
@@ -120,7 +147,7 @@ def patch(
     target: Text,
     measures: Mapping[str, Measure],
     site: str = "resid_post",
-    layers: Sequence[int] | None = None,
+    layers: Layers | None = None,
 ) -> pd.DataFrame:
     """Patch one site of the source's run into the target's, place by place (paper, section 7, on single sites).
 
@@ -137,21 +164,27 @@ def patch(
         target to source, and `share`, the part of it that the place carries (0: none; 1: all).
 
     Raises:
-        ValueError: texts of different length, an unknown site, a measure that does not change.
+        ValueError: texts of different length, an unknown site, no measure, one that does not change or is not finite.
+
+    >>> odds = {"odds": el.measures.log_odds([" angry"], [" calm"])}
+    >>> table = patch(model, "she was cold", "she was warm", odds, layers=[1])
+    >>> table[["layer", "position", "token"]].values.tolist()
+    [[1, 0, 'she'], [1, 1, 'was'], [1, 2, 'warm']]
     """
     if site not in SITES:
         raise ValueError(f"site={site!r} is none of {', '.join(SITES)}{did_you_mean(site, SITES)}")
-    layers = range(model.n_layers) if layers is None else layers
+    chosen = model.check_layers(range(model.n_layers) if layers is None else layers)
     ids, _ = _pair(model, source, target)
     whole = _changes(model, measures, source, target)
-    cache = model.run_with_cache([ids], layers, [SITES[site]])
-    tokens, rows = model.token_strings(model.encode(target).ids), []
-    for layer in layers:
+    cache = model.run_with_cache([ids], chosen, [SITES[site]])
+    tokens, rows = model.token_strings(model.encode(target)), []
+    for layer in chosen:
         x = cache[model.hook_name(layer, SITES[site])][0]
         places = [(None, h) for h in range(x.shape[1])] if site == "head" else [(p, None) for p in range(len(ids))]
         with patching(model, Patching((layer,), x, tuple(places)), SITES[site]):
             for name, measure in measures.items():
-                for (position, head), value in zip(places, measure(model, target).tolist(), strict=True):
+                values = _values(name, measure(model, target), len(places))
+                for (position, head), value in zip(places, values, strict=True):
                     token = "" if position is None else tokens[position]
                     rows.append([name, site, layer, position, token, head, *_share(value, *whole[name])])
     columns = ["measure", "site", "layer", "position", "token", "head", "change", "whole", "share"]
@@ -164,7 +197,7 @@ def through(
     target: Text,
     measures: Mapping[str, Measure],
     directions: Sequence[Direction],
-    layers: Sequence[int],
+    layers: Layers,
     part: str = "direction",
 ) -> pd.DataFrame:
     """How much of a change goes through a direction: patch only the component along it, at all tokens of a block.
@@ -175,24 +208,46 @@ def through(
 
     Returns:
         A row for each measure, layer and direction, with `change`, `whole` and `share` as in `patch`.
+
+    Raises:
+        ValueError: as `patch`; an unknown part, no direction, one of another model or one that is zero.
+
+    >>> odds = {"odds": el.measures.log_odds([" angry"], [" calm"])}
+    >>> table = through(model, "she was cold", "she was warm", odds, [vectors["calm"], vectors["sad"]], [2])
+    >>> table["direction"].tolist()
+    ['calm', 'sad']
     """
     if part not in PARTS:
         raise ValueError(f"part={part!r} is none of {', '.join(PARTS)}{did_you_mean(part, PARTS)}")
+    chosen, directions = model.check_layers(layers), list(directions)
+    if not directions:
+        raise ValueError("no direction to patch along: give at least one")
+    for direction in directions:
+        check_stamp(direction.stamp, direction.values.shape[-1], model)
     ids, _ = _pair(model, source, target)
     whole = _changes(model, measures, source, target)
-    cache, rows = model.run_with_cache([ids], layers), []
-    for layer in layers:
-        along = None if part == "whole" else unit(torch.stack([one.at(layer) for one in directions]))
+    cache, rows = model.run_with_cache([ids], chosen), []
+    for layer in chosen:
+        along = None if part == "whole" else _units(directions, layer)
         everywhere = ((None, None),) * len(directions)
         with patching(model, Patching((layer,), cache["resid_post", layer][0], everywhere, along, part == "rest")):
             for name, measure in measures.items():
-                for one, value in zip(directions, measure(model, target).tolist(), strict=True):
-                    rows.append([name, layer, part, one.name, *_share(value, *whole[name])])
+                values = _values(name, measure(model, target), len(directions))
+                for direction, value in zip(directions, values, strict=True):
+                    rows.append([name, layer, part, direction.name, *_share(value, *whole[name])])
     return pd.DataFrame(rows, columns=["measure", "layer", "part", "direction", "change", "whole", "share"])
 
 
+def _units(directions: Sequence[Direction], layer: int) -> Float[Tensor, "row d_model"]:
+    values = torch.stack([direction.at(layer) for direction in directions])
+    check_finite(values, f"the directions [row d_model] at layer {layer}")
+    if zero := [each.name for each, row in zip(directions, values, strict=True) if not row.any()]:
+        raise ValueError(f"{zero[0]!r} is a zero vector at layer {layer}: it has no direction")
+    return unit(values)
+
+
 def attribute(
-    model: HookedModel, text: Text, vectors: EmotionVectors, emotion: str, layer: int | None = None
+    model: HookedModel, text: Text, vectors: EmotionVectors, emotion: str, layer: Layer | None = None
 ) -> pd.DataFrame:
     """Who writes along an emotion's vector at the last token: direct attribution to heads and MLPs.
 
@@ -203,7 +258,14 @@ def attribute(
     Returns:
         A row for each component: `kind` ("embedding", "attention", "mlp" or "head"), `layer`, `head`, and
         `contribution`, in mean residual norms of the block that is read.
+
+    Raises:
+        ValueError: vectors of another model, an unknown emotion or layer.
+
+    >>> attribute(model, "he was calm", vectors, "calm", layer=1)["kind"].value_counts().to_dict()
+    {'head': 8, 'attention': 2, 'mlp': 2, 'embedding': 1}
     """
+    vectors.check_model(model)
     layer = vectors.default_layer if layer is None else model.check_layer(layer)
     u = vectors[emotion, layer] / vectors.residual_norm[vectors.layers.index(layer)]
     sites = ["attn_out", "mlp_out", SITES["head"]]

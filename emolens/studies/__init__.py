@@ -5,9 +5,12 @@ samples as the law asks for; `quick` looks at the chosen layers alone, for noteb
 adding one such module to one of the folders: `names()` finds it, and `studies.NAME` is it.
 """
 
+import ast
 import importlib
+import importlib.util
 import pkgutil
 from functools import cache
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -25,7 +28,11 @@ def _homes() -> dict[str, str]:
 
 
 def names() -> tuple[str, ...]:
-    """The studies that there are, in order of their folders and names."""
+    """The studies that there are, in order of their folders and names.
+
+    >>> "implicit" in names()
+    True
+    """
     return tuple(_homes())
 
 
@@ -34,10 +41,28 @@ def find(name: str) -> ModuleType:
 
     Raises:
         ValueError: there is no such study; names the nearest.
+
+    >>> find("implict")
+    Traceback (most recent call last):
+    ValueError: no study 'implict' (did you mean implicit...
     """
     if name not in _homes():
         raise ValueError(f"no study {name!r}{did_you_mean(name, names())}; there are {', '.join(names())}")
     return importlib.import_module(_homes()[name])
+
+
+def describe() -> dict[str, str]:
+    """What each study asks: the first line of its module, without importing it.
+
+    >>> describe()["implicit"]
+    "Do the vectors read an emotion that a user's message implies and never names? (paper, section 4)"
+    """
+    lines = {}
+    for name, home in _homes().items():
+        source = importlib.util.find_spec(home).origin  # type: ignore[union-attr]
+        docstring = ast.get_docstring(ast.parse(Path(str(source)).read_text("utf-8"))) or ""
+        lines[name] = docstring.split("\n")[0]
+    return lines
 
 
 def __getattr__(name: str) -> Any:

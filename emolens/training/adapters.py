@@ -49,7 +49,8 @@ class Posttrained:
             f"{self.record['name']}: {self.record['tokens']:,} reply tokens in {self.record['steps']} steps; loss on "
             f"held-out replies {before:.2f} before and {after:.2f} after."
         )
-        return StudyResult("training", pd.DataFrame(losses + held_out + watched), sentence, "loss_curve")
+        table = pd.DataFrame(losses + held_out + watched)
+        return StudyResult("training", table, sentence, "none: the curve of one training", "loss_curve")
 
 
 def hugging_face_model(base: HookedModel) -> Any:

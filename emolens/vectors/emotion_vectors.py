@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, overload
@@ -13,17 +13,32 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from emolens.errors import did_you_mean
+from emolens.errors import did_you_mean, whole_number
 from emolens.files import data_path, write_atomic
+from emolens.models.hooked import Layer, Layers
 from emolens.models.model import HookedModel
-from emolens.vectors.direction import Direction, check_stamp, position_of, unit
+from emolens.vectors import control_vector
+from emolens.vectors.direction import (
+    Direction,
+    check_finite,
+    check_same,
+    check_stamp,
+    fingerprint_of,
+    position_of,
+    unit,
+)
 
 METHODS = ("raw", "denoised", "whitened")
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)  # that vectors are stored in
 FORMAT = "emolens-vectors-1"
 
 
 def check_method(method: str) -> str:
-    """`method`, with "cosine" read as the denoised cosine of the paper."""
+    """`method`, with "cosine" read as the denoised cosine of the paper. Raises ValueError for an unknown one.
+
+    >>> check_method("cosine")
+    'denoised'
+    """
     method = "denoised" if method == "cosine" else method
     if method not in METHODS:
         raise ValueError(f"method {method!r} is none of {', '.join(METHODS)} (or 'cosine', the denoised one)")
@@ -33,6 +48,15 @@ def check_method(method: str) -> str:
 @dataclass(frozen=True)
 class EmotionVectors:
     """Emotion vectors of one model.
+
+    `vectors["calm"]` is a `Direction`, `vectors[["calm", "sad"]]` and `vectors[18]` are the vectors of these emotions
+    or of this layer only, `vectors["calm", 18]` is a single one. `"calm" in vectors`, `list(vectors)` and
+    `len(vectors)` are about the emotions.
+
+    >>> shipped
+    EmotionVectors(171 emotions, layers 18 to 22, smollm2-135m-instruct)
+    >>> "calm" in shipped, list(shipped)[:2], shipped["calm", 20].shape
+    (True, ['afraid', 'alarmed'], torch.Size([576]))
 
     Attributes:
         raw: mean activation of an emotion's stories minus the mean over emotions (paper, section 3).
@@ -65,48 +89,78 @@ class EmotionVectors:
 
     def __repr__(self) -> str:
         span = f"{self.layers[0]} to {self.layers[-1]}" if len(self.layers) > 1 else str(self.layers[0])
-        return f"EmotionVectors({len(self.emotions)} emotions, layers {span}, {self.stamp['model']})"
+        model = self.stamp.get("model", "model unknown")
+        return f"EmotionVectors({len(self.emotions)} emotions, layers {span}, {model})"
+
+    def __len__(self) -> int:
+        return len(self.emotions)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.emotions)
+
+    def __contains__(self, emotion: object) -> bool:
+        if not isinstance(emotion, str):
+            raise TypeError(f"{emotion!r} is no name of an emotion; the layers are in vectors.layers")
+        return emotion in self.emotions
 
     # --- indexing ----------------------------------------------------------------------------------
 
     @overload
     def __getitem__(self, key: str) -> Direction: ...
     @overload
-    def __getitem__(self, key: list[str] | int) -> "EmotionVectors": ...
+    def __getitem__(self, key: list[str] | Layer) -> "EmotionVectors": ...
     @overload
-    def __getitem__(self, key: tuple[str, int]) -> Tensor: ...
+    def __getitem__(self, key: tuple[str, Layer]) -> Tensor: ...
     def __getitem__(self, key: Any) -> Any:
         """`v["calm"]` is a Direction, `v[["calm", "sad"]]` and `v[18]` are EmotionVectors, `v["calm", 18]` a vector.
 
         Directions and single vectors are the denoised ones, of length 1.
+
+        Raises:
+            ValueError: an emotion or layer that is not there, no emotion, or more than one emotion and one layer.
+            TypeError: another kind of key.
         """
         if isinstance(key, str):
             values = unit(self._denoise(self.raw[self.index(key)]))
             norm, centre = self.residual_norm, self.centre_stories
             return Direction(key, self.layers, values, norm, centre, False, self.stamp, ((key, 1.0),))
         if isinstance(key, tuple):
+            if len(key) != 2:
+                raise ValueError(f"vectors[{key}]: give an emotion and a layer; for several layers vectors.at(18, 20)")
             return self[key[0]].at(key[1])
-        if isinstance(key, int):
+        if not isinstance(key, Iterable):
             return self.at(key)
         rows = [self.index(name) for name in key]
-        names = tuple(self.emotions[row] for row in rows)
+        if not rows:
+            raise ValueError("vectors[[]]: name at least one emotion")
         return replace(
             self,
-            emotions=names,
+            emotions=tuple(self.emotions[row] for row in rows),
             raw=self.raw[rows],
             whitened=self.whitened[rows],
             reliability=self.reliability[:, rows],
         )
 
     def index(self, emotion: str) -> int:
-        """Row of an emotion. Raises ValueError with the nearest names."""
-        if emotion not in self.emotions:
+        """Row of an emotion. Raises ValueError with the nearest names, TypeError for what is no name.
+
+        >>> shipped.index("clam")
+        Traceback (most recent call last):
+        ValueError: no vector for the emotion 'clam' (did you mean calm...)
+        """
+        if emotion not in self:
             raise ValueError(f"no vector for the emotion {emotion!r}{did_you_mean(emotion, self.emotions)}")
         return self.emotions.index(emotion)
 
-    def at(self, *layers: int) -> "EmotionVectors":
-        """The same vectors at these layers only."""
+    def at(self, *layers: Layer) -> "EmotionVectors":
+        """The same vectors at these layers only, in this order; each is named once.
+
+        >>> shipped.at(20, 18).layers
+        (20, 18)
+        """
         rows = [position_of(self.layers, layer) for layer in layers]
+        if not rows or len(set(rows)) < len(rows):
+            raise ValueError(f"at{layers}: name each layer once, and at least one")
         per_layer = {
             f.name: getattr(self, f.name)[rows]
             for f in fields(self)
@@ -114,14 +168,19 @@ class EmotionVectors:
         }
         per_emotion = {name: getattr(self, name)[:, rows] for name in ("raw", "whitened")}
         halves = {name: getattr(self, name)[:, :, rows] for name in ("reliability", "reliability_null")}
-        return replace(self, layers=tuple(layers), **per_layer, **per_emotion, **halves)
+        chosen = tuple(self.layers[row] for row in rows)
+        return replace(self, layers=chosen, **per_layer, **per_emotion, **halves)
 
     def _denoise(self, x: Float[Tensor, "... layer d_model"]) -> Tensor:
         inside = torch.einsum("...ld,lcd->...lc", x, self.neutral_basis)
         return x - torch.einsum("...lc,lcd->...ld", inside, self.neutral_basis)
 
-    def vectors(self, layer: int, method: str = "denoised") -> Float[Tensor, "emotion d_model"]:
-        """The vectors of one layer as they were fitted, not normalised."""
+    def vectors(self, layer: Layer, method: str = "denoised") -> Float[Tensor, "emotion d_model"]:
+        """The vectors of one layer as they were fitted, not normalised.
+
+        >>> shipped.vectors(20, "whitened").shape
+        torch.Size([171, 576])
+        """
         row, method = position_of(self.layers, layer), check_method(method)
         if method == "whitened":
             return self.whitened[:, row]
@@ -129,12 +188,20 @@ class EmotionVectors:
         basis = self.neutral_basis[row]
         return raw - raw @ basis.T @ basis if method == "denoised" else raw
 
-    def matrix(self, layer: int, method: str = "denoised") -> Float[Tensor, "emotion d_model"]:
-        """The vectors of one layer, of length 1."""
+    def matrix(self, layer: Layer, method: str = "denoised") -> Float[Tensor, "emotion d_model"]:
+        """The vectors of one layer, of length 1.
+
+        >>> bool((shipped.matrix(20).norm(dim=1) - 1).abs().max() < 1e-5)
+        True
+        """
         return unit(self.vectors(layer, method))
 
-    def whitened_norm(self, x: Float[Tensor, "... d_model"], layer: int) -> Float[Tensor, "..."]:
-        """Norm of centred activations after whitening, `|W x|`."""
+    def whitened_norm(self, x: Float[Tensor, "... d_model"], layer: Layer) -> Float[Tensor, "..."]:
+        """Norm of centred activations after whitening, `|W x|`.
+
+        >>> shipped.whitened_norm(torch.ones(3, 576), 20).shape
+        torch.Size([3])
+        """
         row = position_of(self.layers, layer)
         squares, rest = self.noise_scale[row] ** 2, self.noise_scale[row, -1] ** 2
         inside = (x @ self.noise_basis[row].T) ** 2
@@ -145,7 +212,11 @@ class EmotionVectors:
         """The same with only the `noise` strongest noise directions, the others scaled alike.
 
         The readout directions stay exact, only a text's own whitened norm becomes approximate.
+
+        >>> shipped.compact(8).noise_basis.shape
+        torch.Size([5, 8, 576])
         """
+        noise = whole_number(noise, "noise", least=1)
         squares = self.noise_scale[:, :-1] ** 2
         order = squares.argsort(dim=1)  # the strongest noise is scaled down most
         first, rest = order[:, :noise], order[:, noise:]
@@ -156,56 +227,127 @@ class EmotionVectors:
 
     # --- comparing ---------------------------------------------------------------------------------
 
-    def similarity(self, layer: int | None = None, method: str = "denoised") -> Float[Tensor, "emotion emotion"]:
-        """Cosines between the emotion vectors of one layer (paper, section 6)."""
+    def similarity(self, layer: Layer | None = None, method: str = "denoised") -> Float[Tensor, "emotion emotion"]:
+        """Cosines between the emotion vectors of one layer (paper, section 6).
+
+        >>> cosine = shipped[["calm", "peaceful", "furious"]].similarity(20)
+        >>> bool(cosine[0, 1] > 0.5 > cosine[0, 2])
+        True
+        """
         vectors = self.matrix(self.default_layer if layer is None else layer, method)
         return vectors @ vectors.T
 
     def nearest(
-        self, emotion: str | Direction, k: int = 5, layer: int | None = None, method: str = "denoised"
+        self, emotion: str | Direction, k: int = 5, layer: Layer | None = None, method: str = "denoised"
     ) -> list[tuple[str, float]]:
-        """The k emotions of highest cosine with an emotion or a combination of emotions."""
-        layer = self.default_layer if layer is None else layer
+        """The k emotions of highest cosine with an emotion or a direction; all where there are fewer.
+
+        Raises:
+            ValueError: an unknown emotion or layer, a direction of another model, k below 1.
+
+        >>> [name for name, cosine in shipped.nearest("calm", 3)]
+        ['peaceful', 'serene', 'relaxed']
+        >>> [name for name, cosine in shipped.nearest(shipped["happy"] - shipped["sad"], 1)]
+        ['cheerful']
+        """
+        k, layer = whole_number(k, "k", least=1), self.default_layer if layer is None else layer
         vectors = self.matrix(layer, method)
         if isinstance(emotion, Direction):
+            check_same(emotion.stamp, emotion.values.shape[-1], self.stamp, self.raw.shape[-1])
             query, name = unit(emotion.at(layer)), None
+            check_finite(query, f"{emotion.name!r} at layer {layer}")
         else:
             query, name = vectors[self.index(emotion)], emotion
         order = (vectors @ query).argsort(descending=True).tolist()
         return [(self.emotions[i], float(vectors[i] @ query)) for i in order if self.emotions[i] != name][:k]
 
-    def agreement(self, other: "EmotionVectors", layer: int, method: str = "denoised") -> Float[Tensor, "emotion"]:
-        """Cosine of each emotion's vector here with the one of `other`, for the emotions that both have."""
+    def cosine_with(self, other: "EmotionVectors", layer: Layer, method: str = "denoised") -> Float[Tensor, "emotion"]:
+        """Cosine of each emotion's vector here with the one of `other`, for the emotions that both have.
+
+        `other` may be of another checkpoint of the same architecture, such as a post-trained one.
+
+        Raises:
+            ValueError: no emotion in common, an unknown layer, or models of another width or architecture.
+
+        >>> bool((shipped.cosine_with(shipped[["calm", "sad"]], 20) > 0.999).all())
+        True
+        """
         shared = [name for name in self.emotions if name in other.emotions]
         if not shared:
             raise ValueError(f"no emotion in common: {self.emotions[:3]} ... against {other.emotions[:3]} ...")
+        kinds = [(vectors.stamp.get("architecture"), vectors.raw.shape[-1]) for vectors in (self, other)]
+        known = None not in (kinds[0][0], kinds[1][0])
+        if kinds[0][1] != kinds[1][1] or (known and kinds[0] != kinds[1]):
+            raise ValueError(f"vectors of other architectures have no axes in common: {kinds[0]} against {kinds[1]}")
         return (self[shared].matrix(layer, method) * other[shared].matrix(layer, method)).sum(dim=1)
 
     @property
     def default_layer(self) -> int:
-        """The block that the paper reads, two thirds of the depth; the middle one when that is not among the layers."""
-        wanted = self.stamp["default_layer"]
+        """The block that the paper reads, two thirds of the depth; the middle one when that is not among the layers.
+
+        >>> shipped.default_layer, shipped.at(18, 19).default_layer
+        (20, 19)
+        """
+        wanted = self.stamp.get("default_layer")
         return wanted if wanted in self.layers else self.layers[len(self.layers) // 2]
 
     def chosen_layer(self, method: str = "denoised") -> int:
-        """The block at which left-out stories were recognised best, chosen on the stories alone."""
-        return self.stamp["chosen"][check_method(method)]["layer"]
+        """The block at which left-out stories were recognised best, chosen on the stories alone.
 
-    def split_half(self, layer: int | None = None, method: str = "denoised") -> Float[Tensor, "emotion"]:
-        """Reliability: cosine of each emotion's vector between two halves of the topics."""
+        Raises:
+            ValueError: an unknown method, or vectors for which no layer was chosen (of `fit`, not of `derive`).
+
+        >>> shipped.chosen_layer("whitened") in shipped.layers
+        True
+        """
+        method = check_method(method)
+        if "chosen" not in self.stamp:
+            raise ValueError(f"no layer was chosen for {self}: name one, or derive the vectors with el.derive(model)")
+        return self.stamp["chosen"][method]["layer"]
+
+    def split_half(self, layer: Layer | None = None, method: str = "denoised") -> Float[Tensor, "emotion"]:
+        """Reliability: cosine of each emotion's vector between two halves of the topics.
+
+        >>> bool(shipped.split_half(20).median() > 0.5)
+        True
+        """
         row = position_of(self.layers, self.default_layer if layer is None else layer)
         return self.reliability[METHODS.index(check_method(method)), :, row]
 
     # --- on disk -----------------------------------------------------------------------------------
 
+    def check(self) -> None:
+        """Raise ValueError for a number that is not finite, or a stamp without a fingerprint.
+
+        A reliability alone may be NaN: that of an emotion whose stories cannot be halved.
+
+        >>> shipped.check()
+        """
+        fingerprint_of(self.stamp)
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, Tensor):
+                check_finite(value.nan_to_num(0) if f.name.startswith("reliability") else value, f.name)
+
     def save(self, path: str | Path, dtype: torch.dtype = torch.float32) -> Path:
-        """Write safetensors with the stamp as metadata and a checksum; float16 halves the size."""
+        """Write safetensors with the stamp as metadata and a checksum; float16 halves the size.
+
+        Raises:
+            ValueError: a dtype other than float32, float16 or bfloat16, or vectors that are not finite.
+
+        >>> shipped[20].save("vectors.safetensors", torch.float16).name
+        'vectors.safetensors'
+        """
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype={dtype} is none of {', '.join(map(str, DTYPES))}: vectors would be ruined in it")
+        self.check()
         tensors, scales = {}, {}
         for f in fields(self):
             value = getattr(self, f.name)
             if isinstance(value, Tensor):
                 # float16 has few exponents: each tensor is stored with its largest entry at 1,000.
-                scales[f.name] = 1.0 if dtype == torch.float32 else float(value.abs().max()) / 1000 or 1.0
+                largest = float(value.nan_to_num(0).abs().max()) if value.numel() else 0.0
+                scales[f.name] = 1.0 if dtype == torch.float32 else largest / 1000 or 1.0
                 tensors[f.name] = (value / scales[f.name]).to(dtype).contiguous()
         header = json.dumps({"emotions": self.emotions, "layers": self.layers, "stamp": self.stamp, "scales": scales})
         metadata = {"format": FORMAT, "header": header, "sha256": _checksum(header, tensors)}
@@ -216,7 +358,11 @@ class EmotionVectors:
         """Read vectors and, with `model`, make sure that they are that model's.
 
         Raises:
-            ValueError: a damaged or truncated file, another format, or vectors of another model.
+            ValueError: a damaged or truncated file, another format, numbers that are not finite, or vectors of
+                another model.
+
+        >>> EmotionVectors.load(shipped.at(20).save("v.safetensors")).layers
+        (20,)
         """
         try:
             with safe_open(path, framework="pt") as file:
@@ -235,46 +381,39 @@ class EmotionVectors:
         header = json.loads(metadata["header"])
         values = {name: tensor.float() * header["scales"][name] for name, tensor in tensors.items()}
         vectors = cls(tuple(header["emotions"]), tuple(header["layers"]), stamp=header["stamp"], **values)
+        try:
+            vectors.check()
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
         if model is not None:
             vectors.check_model(model)
         return vectors
 
     def check_model(self, model: HookedModel) -> None:
-        """Raise ValueError for vectors of another model; warn when only the weights differ (another revision)."""
+        """Raise ValueError for vectors of another model; warn when only the weights differ (another revision).
+
+        >>> vectors.check_model(model)
+        """
         check_stamp(self.stamp, self.raw.shape[-1], model)
 
-    def export_gguf(self, path: str | Path, direction: str | Direction, layers: Sequence[int] | None = None) -> Path:
-        """Write one emotion or combination as a llama.cpp control vector (its `--control-vector` option).
+    def export_gguf(self, path: str | Path, direction: str | Direction, layers: Layers | None = None) -> Path:
+        """Write one emotion or combination as a llama.cpp control vector: `control_vector.export_gguf`.
 
-        Each layer's tensor is `values x residual norm`, so that llama.cpp's scale is the strength of
-        `steer`. llama.cpp numbers the output of block l as `direction.l` and has no place for block 0.
+        Raises:
+            ValueError: as `control_vector.export_gguf`, and for a direction of another model.
+
+        >>> shipped.export_gguf("calm.gguf", "calm").name
+        'calm.gguf'
         """
-        from gguf import GGUFWriter
-
         chosen = self[direction] if isinstance(direction, str) else direction
-        layers = [layer for layer in chosen.layers if layer > 0] if layers is None else layers
-        if 0 in layers:
-            raise ValueError("llama.cpp has no control vector for block 0; leave it out of layers")
-
-        def write(target: Path) -> None:
-            writer = GGUFWriter(target, "controlvector")
-            writer.add_string("controlvector.model_hint", self.stamp["architecture"])
-            writer.add_uint32("controlvector.layer_count", len(layers))
-            for layer in layers:
-                norm = chosen.residual_norm[position_of(chosen.layers, layer)]
-                writer.add_tensor(f"direction.{layer}", (norm * chosen.at(layer)).numpy())
-            writer.write_header_to_file()
-            writer.write_kv_data_to_file()
-            writer.write_tensors_to_file()
-            writer.close()
-
-        return write_atomic(path, write)
+        check_same(chosen.stamp, chosen.values.shape[-1], self.stamp, self.raw.shape[-1])
+        return control_vector.export_gguf(path, chosen, layers)
 
 
 def _checksum(header: str, tensors: dict[str, Tensor]) -> str:
     digest = hashlib.sha256(header.encode())
     for name in sorted(tensors):
-        digest.update(name.encode() + tensors[name].contiguous().numpy().tobytes())
+        digest.update(name.encode() + tensors[name].contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -283,6 +422,9 @@ def packaged_vectors(model: HookedModel | str) -> EmotionVectors:
 
     Raises:
         ValueError: no vectors ship for this model, or its weights are not those they were made from.
+
+    >>> packaged_vectors("smollm2-135m-instruct")
+    EmotionVectors(171 emotions, layers 18 to 22, smollm2-135m-instruct)
     """
     name = model if isinstance(model, str) else model.name
     path = data_path("vectors", f"{name}.safetensors")

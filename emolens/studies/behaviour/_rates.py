@@ -9,13 +9,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from emolens.judging.judge import Judge
 from emolens.judging.kappa import INVALID
-from emolens.models.encoding import Message
 from emolens.models.generation import Reply, replies
 from emolens.models.model import HookedModel
-from emolens.stats import bootstrap_draws, outside_draws, p_text, wilson
-from emolens.steering.nulls import LEVEL, Nulls, families_of, family_p
-from emolens.steering.steer import Where, steer
+from emolens.models.texts import Message
+from emolens.results import StudyResult
+from emolens.stats import Verdict, bootstrap_draws, wilson
+from emolens.steering.dose_response import Doses
+from emolens.steering.steer import steer
 from emolens.vectors.direction import Direction
 
 Replier = Callable[[Sequence[Message]], str | Reply]  # such as a model behind an interface, which samples anew
@@ -29,14 +31,7 @@ class Cell(NamedTuple):
     strength: float = 0.0
 
 
-class Place(NamedTuple):
-    """Where a steering acts; see `steer`."""
-
-    layers: int | Sequence[int] | None = None
-    where: Where = "all"
-
-
-EVERYWHERE, UNSTEERED = Place(), (Cell(),)
+UNSTEERED = (Cell(),)
 Sample = Callable[[Sequence[Mapping[str, Any]], Sequence[Cell]], pd.DataFrame]
 
 
@@ -45,12 +40,15 @@ def answers(
     conversations: Sequence[Sequence[Message]],
     cells: Sequence[Cell],
     max_new_tokens: int,
-    place: Place = EVERYWHERE,
+    place: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> list[Reply]:
     """A reply to each conversation under its own steering, at temperature 0.8 and top-p 0.95.
 
     A text that a callable gives counts as whole; one that was cut off it gives as a `Reply`.
+
+    Args:
+        place: where the steering acts (`Doses.place`), default everywhere.
 
     Raises:
         ValueError: a direction for a model that is not hooked.
@@ -65,7 +63,7 @@ def answers(
         part = cells[start : start + ROWS_AT_ONCE]
         directions, strengths = [cell.direction for cell in part], [cell.strength for cell in part]
         steered = any(one is not None for one in directions)
-        with steer(model, directions, strengths, *place) if steered else nullcontext():
+        with steer(model, directions, strengths, **place or {}) if steered else nullcontext():
             asked = list(conversations[start : start + ROWS_AT_ONCE])
             out += replies(model, asked, max_new_tokens, seed=seed + start)
     return out
@@ -77,31 +75,39 @@ def _as_reply(said: Any) -> Reply:
     return Reply(said, True) if isinstance(said, str) else said
 
 
-class Grid(NamedTuple):
-    """The steerings that are looked at, and the families of directions that mean nothing, by kind."""
+class Sampling(NamedTuple):
+    """How much is written: replies to each scenario (default by the study's size), tokens of each, the seed."""
 
-    directions: Sequence[Direction] = ()
-    strengths: Sequence[float] = ()
-    nulls: Mapping[str, Sequence[Sequence[Direction]]] = {}
-
-    @property
-    def cells(self) -> list[Cell]:
-        """Those that are looked at first, then each null family in the same order."""
-        families = [self.directions, *(family for draws in self.nulls.values() for family in draws)]
-        return [Cell(one, strength) for family in families for one in family for strength in self.strengths]
+    samples: int | None = None
+    max_new_tokens: int | None = None
+    seed: int = 0
 
 
-def grid(directions: Sequence[Direction], strengths: Sequence[float], nulls: Nulls | None) -> Grid:
-    """The checked arguments. Raises ValueError for directions without strengths or nulls, or fewer than ten draws."""
-    strengths = [float(strength) for strength in strengths if strength]
-    if not directions:
-        return Grid()
-    if not strengths or not nulls:
+class Judged(NamedTuple):
+    """Who labels what is written: a judge, what `judge.validate` found of it, and the seconds it may take for a reply.
+
+    `second` is another judge, whose agreement with the first on the unsteered replies is reported.
+    """
+
+    judge: Judge | None = None
+    validation: StudyResult | None = None
+    second: Judge | None = None
+    seconds: float = 60
+
+
+def cells_of(doses: Doses) -> list[Cell]:
+    """Each direction that is looked at, at each strength; then those of each null family, in the same order."""
+    families = [doses.directions, *(family for draws in doses.nulls.families.values() for family in draws)]
+    return [Cell(direction, strength) for family in families for direction in family for strength in doses.strengths]
+
+
+def require_nulls(doses: Doses | None) -> None:
+    """Raise ValueError for directions without nulls, as no effect is shown without one."""
+    if doses is not None and not doses.nulls:
         raise ValueError(
-            f"{len(directions)} directions, strengths {strengths}, {len(nulls or ())} kinds of null: give strengths "
-            f"besides 0, and nulls=null_directions(model, vectors, directions, 10), as no effect is shown without one"
+            f"{len(doses.directions)} directions and no nulls: give Doses(..., nulls=null_directions(model, vectors, "
+            f"directions, 10)), as no effect is shown without one"
         )
-    return Grid(directions, strengths, families_of(nulls, directions))
 
 
 def rates(
@@ -110,7 +116,7 @@ def rates(
     base: pd.DataFrame,
     labels: Sequence[str],
     target: str,
-    steerings: Grid,
+    doses: Doses | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
     """How often a reply is of the kind `target`, over the valid ones: unsteered, then under each steering.
@@ -126,43 +132,58 @@ def rates(
     Returns:
         A row for the unsteered model, one for its controls, and one for each direction and strength: `samples`,
         how many are `invalid`, those of each label, the `rate` with Wilson's interval, which takes the replies as
-        independent; the `effect`, a difference of rates, with a bootstrap interval over the scenarios; for each kind
-        of null the t prediction interval of one more draw in that row, and p of the effect's size against the
-        largest of each family; the `verdict`.
+        independent; the `effect`, a difference of rates, with a bootstrap interval over the scenarios; what
+        `Nulls.columns` says of it, all directions and strengths being one family; the `verdict`.
     """
     counted = [row for row in scenarios if not is_control(row)]
     ids = [row["id"] for row in counted]
-    mine = base["scenario"].isin(ids)
+    of_occasions = base["scenario"].isin(ids)
     rows: list[dict[str, Any]] = [
-        {"direction": "unsteered", "strength": 0.0} | _share(base.loc[mine, "label"], labels, target)
+        {"direction": "unsteered", "strength": 0.0} | _share(base.loc[of_occasions, "label"], labels, target)
     ]
-    if not mine.all():
-        rows.append(
-            {"direction": "unsteered, controls", "strength": 0.0} | _share(base.loc[~mine, "label"], labels, target)
-        )
-    if steerings.directions and measurable(rows[0]["rate"]):
-        found = sample(counted, steerings.cells)
-        before = _counts(base[mine].assign(cell=0), 1, ids, target)[0]
-        rows += _steered(found, before, ids, labels, target, steerings, seed)
+    if not of_occasions.all():
+        controls = _share(base.loc[~of_occasions, "label"], labels, target)
+        rows.append({"direction": "unsteered, controls", "strength": 0.0} | controls)
+    if doses is not None and measurable(rows[0]["rate"]):
+        replies = sample(counted, cells_of(doses))
+        before = _counts(base[of_occasions].assign(cell=0), 1, ids, target)[0]
+        after = _counts(replies, len(cells_of(doses)), ids, target)
+        shares = [
+            _share(replies.loc[replies["cell"].eq(number), "label"], labels, target)
+            for number in range(len(doses.directions) * len(doses.strengths))
+        ]
+        rows += _steered(before, after, shares, doses, seed)
     return pd.DataFrame(rows)
 
 
 def _steered(
-    found: pd.DataFrame, before: np.ndarray, ids: Sequence[str], labels: Sequence[str], target: str, steerings: Grid,
-    seed: int,
-) -> list[dict[str, Any]]:  # fmt: skip
-    cells, shape = steerings.cells, (-1, len(steerings.directions), len(steerings.strengths))
-    after = _counts(found, len(cells), ids, target)
+    before: np.ndarray, after: np.ndarray, shares: Sequence[dict[str, Any]], doses: Doses, seed: int
+) -> list[dict[str, Any]]:
+    """A row for each direction and strength, beside its nulls.
+
+    Args:
+        before, after: counts [scenario 2] and [cell scenario 2], of the kind that is looked for and of all valid.
+        shares: of each direction and strength, what `_share` says.
+    """
+    shape = (-1, len(doses.directions), len(doses.strengths))
     effects = (_ratio(after.sum(axis=1)) - _ratio(before.sum(axis=0))).reshape(shape)  # family direction strength
     drawn, start = {}, 1
-    for kind, draws in steerings.nulls.items():
+    for kind, draws in doses.nulls.families.items():
         drawn[kind], start = effects[start : start + len(draws)], start + len(draws)
+    valid = bool(np.isfinite(effects).all())
+    held = doses.nulls.measured(drawn).columns(effects[0]) if valid else {}
     rows = []
     for number, at in enumerate(np.ndindex(effects.shape[1:])):
-        row = {"direction": steerings.directions[at[0]].name, "strength": steerings.strengths[at[1]]}
-        row |= _share(found.loc[found["cell"].eq(number), "label"], labels, target)
-        interval = _interval(before, after[number], seed)
-        rows.append(row | _against(effects[0][at], interval, {kind: x[:, *at] for kind, x in drawn.items()}, drawn))
+        low, high = _interval(before, after[number], seed)
+        row = {"direction": doses.names[at[0]], "strength": doses.strengths[at[1]]} | shares[number]
+        row |= {"effect": effects[0][at], "low": low, "high": high}
+        row |= {column: values[at] for column, values in held.items()}
+        # Few replies can leave all draws at one value, so that any other would lie outside: the interval must, too.
+        if not valid or not np.isfinite([low, high]).all():
+            row["verdict"] = Verdict.UNMEASURABLE
+        elif row["verdict"] == Verdict.BEYOND and low <= 0 <= high:
+            row["verdict"] = Verdict.INSIDE
+        rows.append(row)
     return rows
 
 
@@ -206,39 +227,26 @@ def _interval(before: np.ndarray, after: np.ndarray, seed: int) -> tuple[float, 
     return float(low), float(high)
 
 
-def _against(
-    effect: float, interval: tuple[float, float], null: Mapping[str, np.ndarray], drawn: Mapping[str, np.ndarray]
-) -> dict[str, Any]:
-    """An effect beside its nulls: draws of the same cell [draw], and of all of them [draw direction strength]."""
-    row: dict[str, Any] = {"effect": effect, "low": interval[0], "high": interval[1]}
-    for kind, x in null.items():
-        _, low, high = outside_draws(np.asarray(effect), x)
-        p = family_p(abs(effect), np.abs(drawn[kind]).max(axis=(1, 2)))
-        row |= {f"{kind}_low": float(low), f"{kind}_high": float(high), f"p_{kind}": p}
-    if not np.isfinite(list(row.values())).all():
-        return row | {"verdict": "cannot be measured (nothing valid)"}
-    # Few replies can leave all draws at one value, so that any other would lie outside: the interval must, too.
-    above = max(row[f"p_{kind}"] for kind in null) <= LEVEL and not interval[0] <= 0 <= interval[1]
-    return row | {"verdict": "above the null" if above else "inside the null"}
+def headline(table: pd.DataFrame, target: str) -> str:
+    """What a table of `rates` says in one sentence: the unsteered rate, and what lies beyond the nulls."""
+    base = table.iloc[0]
+    valid = int(base["samples"] - base["invalid"])
+    if not valid:
+        return f"None of {int(base['samples'])} unsteered replies is valid, so nothing can be measured."
+    counted = f"Unsteered, {int(base[target])} of {valid} valid replies are {target!r}"
+    if not measurable(base["rate"]):
+        return f"{counted}, so what changes that cannot be measured: nothing was steered."
+    steered = table[~table["direction"].str.startswith("unsteered")]
+    if steered.empty:
+        return f"{counted}; nothing was steered."
+    if steered["verdict"].eq(Verdict.UNTRUSTED).any():
+        return f"{counted}; the judge has not proved itself (kappa {base['kappa']:.2f}), so there is no verdict."
+    beyond = steered[steered["verdict"] == Verdict.BEYOND]
+    return f"{counted}; {len(beyond)} of {len(steered)} steerings change that beyond both nulls."
 
 
-def sentences(table: pd.DataFrame, target: str, verdict: bool = True) -> list[str]:
-    """What a table of `rates` says; without `verdict` it says the numbers alone."""
-    said = []
-    for _, row in table[table["direction"].str.startswith("unsteered")].iterrows():
-        valid = int(row["samples"] - row["invalid"])
-        found = f"{row['rate']:.2f} [{row['rate_low']:.2f}, {row['rate_high']:.2f}]" if valid else "no rate"
-        name = f"{row['direction'].capitalize()}: {int(row[target])} of {valid} valid are {target!r}, {found}"
-        said.append(f"{name} ({int(row['invalid'])} of {int(row['samples'])} invalid).")
-    base = table["rate"].iloc[0]
-    if not measurable(base):
-        why = f"The unsteered rate is {base:g}" if np.isfinite(base) else "Nothing unsteered is valid"
-        said.append(f"{why}, so this cannot measure what changes it: nothing was steered.")
-    for _, row in table[~table["direction"].str.startswith("unsteered")].iterrows():
-        found = f"{row['rate']:.2f}, {row['effect']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]"
-        kinds = [column.removeprefix("p_") for column in table if column.startswith("p_")]
-        p = ", ".join(f"{p_text(row[f'p_{kind}'])} against {kind}" for kind in kinds)
-        said.append(
-            f"{row['direction']} at {row['strength']:+g}: {found}" + (f", {row['verdict']} ({p})." if verdict else ".")
-        )
-    return said
+def null_of(doses: Doses | None) -> str:
+    """What the rates under steering are held against, in words."""
+    if doses is None:
+        return "none: nothing was steered; Wilson's interval stands beside the rate"
+    return f"single cells of {' and of '.join(doses.nulls.kinds)} directions, the furthest of all cells of a draw"

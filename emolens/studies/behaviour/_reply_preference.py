@@ -13,25 +13,24 @@ import pandas as pd
 from jaxtyping import Float
 
 from emolens.judging.rubrics import conversation
-from emolens.models.encoding import Text
 from emolens.models.model import HookedModel
+from emolens.models.texts import Text
 from emolens.results import StudyResult
-from emolens.stats import Contrast
-from emolens.steering.dose_response import cells
+from emolens.stats import BY_RANK, LEVEL, Contrast, Verdict
+from emolens.steering.dose_response import Doses, cells
 from emolens.steering.dose_response import table as dose_table
-from emolens.steering.nulls import BY_RANK, LEVEL, Nulls, family_p, null_directions
+from emolens.steering.nulls import Nulls, null_columns, null_directions
 from emolens.steering.steer import Where
 from emolens.studies._common import check_size
 from emolens.studies.behaviour._candidate_replies import Candidate, Preference, between, prepare, sensitivity
 from emolens.vectors.direction import Direction
 from emolens.vectors.emotion_vectors import EmotionVectors
 
-PLACES = ("own", "control")
+SCORED_IN = ("own", "control")
 DOSE = 0.1  # slopes are given per this strength
-SEVERAL = 8  # scenarios from which a verdict speaks of more than these
 DRAWS = BY_RANK  # null families of each kind behind the slopes; a draw costs a refit, and no pass of the model
 SINGLE = BY_RANK  # null directions of each kind whose effect is measured at full strength
-CURVED = 8  # scenarios of a curve, at most: its nulls cost passes
+CURVED = 8  # scenarios of a curve, at most: each null direction is run on all of them
 
 
 @dataclass(frozen=True)
@@ -43,20 +42,45 @@ class Pair:
     scenarios: tuple[str, ...] | None = None
 
 
-def run(
+@dataclass(frozen=True)
+class Case:
+    """What a case study asks.
+
+    Attributes:
+        rows: the scenarios, with their replies.
+        pairs: the kinds of reply that are compared, by name; the first is the main one.
+        emotions: whose vectors are tried.
+        strengths: of the curves; none, no curves. `curves` names the pairs that get one, default all.
+        context, same: of `prepare`; by_length: of `between`.
+        where: what is steered in the curves; the slopes are those of steering the reply.
+        layer: the steered block; default the vectors' default one.
+    """
+
+    rows: Sequence[Mapping[str, Any]]
+    pairs: Mapping[str, Pair]
+    emotions: Sequence[str]
+    strengths: Sequence[float] = ()
+    curves: Sequence[str] | None = None
+    context: Callable[[Mapping[str, Any]], Text] = conversation
+    same: Mapping[str, str] | None = None
+    by_length: bool = False
+    where: Where = "generation"
+    layer: int | None = None
+
+    def contrasts(self, items: Sequence[Candidate], names: Iterable[str], seed: int) -> dict[str, Contrast]:
+        """The pairs of these names as contrasts over the replies."""
+        return {name: between(items, **vars(self.pairs[name]), by_length=self.by_length, seed=seed) for name in names}
+
+    def items(self, model: HookedModel, rows: Sequence[Mapping[str, Any]], controls: int | None) -> list[Candidate]:
+        """The replies of all kinds that are compared, to some of the scenarios."""
+        kinds = dict.fromkeys(kind for pair in self.pairs.values() for kind in (pair.favoured, pair.other))
+        return prepare(model, rows, list(kinds), controls, self.same, self.context)
+
+
+def measure(
     model: HookedModel,
     vectors: EmotionVectors,
-    rows: Sequence[Mapping[str, Any]],
-    pairs: Mapping[str, Pair],
-    emotions: Sequence[str],
-    *,
-    same: Mapping[str, str] | None = None,
-    context: Callable[[Mapping[str, Any]], Text] = conversation,
-    by_length: bool = False,
-    strengths: Sequence[float] = (),
-    curves: Sequence[str] | None = None,
-    where: Where = "generation",
-    layer: int | None = None,
+    case: Case,
     size: str = "full",
     draws: int = DRAWS,
     nulls: Nulls | None = None,
@@ -66,42 +90,30 @@ def run(
     """`baseline` and `first_order` for all pairs; and with strengths `curve: NAME` for each, in "full".
 
     Args:
-        same, context: of `replies.prepare`; by_length: of `replies.between`.
-        curves: the pairs whose curves are drawn, default all.
-        nulls: of `null_directions` for these emotions, where they are at hand.
-        where: what is steered in the curves; the slopes are those of steering the reply.
         size: "full" takes the contexts of all other scenarios as control for the slopes and has `draws` families of
             each null; "quick" takes one other context in turn and has no null. Curves take one in turn, too, and
             `CURVED` scenarios at most.
+        nulls: of `null_directions` for these emotions, where they are at hand.
     """
     check_size(size)
     vectors.check_model(model)
     full = size == "full"
-    layer = vectors.default_layer if layer is None else model.check_layer(layer)
-    kinds = list(dict.fromkeys(kind for pair in pairs.values() for kind in (pair.favoured, pair.other)))
-    directions = [vectors[name] for name in emotions]
-
-    def contrasts(items: Sequence[Candidate], names: Iterable[str]) -> dict[str, Contrast]:
-        return {name: between(items, **vars(pairs[name]), by_length=by_length, seed=seed) for name in names}
-
-    items = prepare(model, rows, kinds, None if full else 1, same, context)
-    over = contrasts(items, pairs)
+    layer = vectors.default_layer if case.layer is None else model.check_layer(case.layer)
+    directions = [vectors[name] for name in case.emotions]
+    items = case.items(model, case.rows, None if full else 1)
+    over = case.contrasts(items, case.pairs, seed)
     values, gradient = sensitivity(model, items, layer, progress)
     if nulls is None:
-        nulls = null_directions(model, vectors, directions, draws, layer, seed) if full else {}
-    slopes = first_order(items, gradient, over, directions, layer, nulls)
-    found = {"baseline": baselines(items, values, over), "first_order": slopes}
-    if full and strengths:
-        names = list(pairs if curves is None else curves)
-        few = prepare(model, rows[:CURVED], kinds, 1, same, context)
-        weights = sum(np.abs(one.point) for one in contrasts(few, names).values())
-        few = [item for item, weight in zip(few, weights, strict=True) if weight]
-        costs = [context(row) for row in rows[:2]]
-        drawn = curve(
-            model, few, contrasts(few, names), directions, strengths, nulls, layer, where, costs, seed, progress
-        )
-        found |= {f"curve: {name}": result for name, result in drawn.items()}
-    return found
+        nulls = null_directions(model, vectors, directions, draws, layer, seed) if full else Nulls()
+    results = {
+        "baseline": baselines(items, values, over),
+        "first_order": first_order(items, gradient, over, directions, layer, nulls),
+    }
+    if full and case.strengths:
+        doses = Doses(directions, case.strengths, nulls, layer, case.where)
+        curves = curve(model, case, doses, seed, progress)
+        results |= {f"curve: {name}": result for name, result in curves.items()}
+    return results
 
 
 def baselines(
@@ -111,27 +123,30 @@ def baselines(
     rows = []
     for name, over in contrasts.items():
         preferred = values[0] - values[1]
-        row = {"contrast": name} | dict(zip(PLACES, over.of(values), strict=True)) | {"preference": over.of(preferred)}
-        rows.append(
-            row | dict(zip(("low", "high"), over.interval(preferred), strict=True)) | signs(items, over, preferred)
-        )
-    said = "; ".join(
-        f"{row['contrast']}: {row['preference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}] (in the own context "
-        f"{row['own']:+.3f}, in the control {row['control']:+.3f}; {_count(row)})"
-        for row in rows
+        row = {"contrast": name} | dict(zip(SCORED_IN, over.of(values), strict=True))
+        row |= {"preference": over.of(preferred)}
+        row |= dict(zip(("low", "high"), over.interval(preferred), strict=True))
+        rows.append(row | signs(items, over, preferred))
+    frame = pd.DataFrame(rows)
+    null = "none: a preference is compared with 0 by its interval over scenarios"
+    return StudyResult("baseline", frame, baseline_headline(frame), null)
+
+
+def baseline_headline(frame: pd.DataFrame) -> str:
+    """The first contrast, with its interval."""
+    row = frame.iloc[0]
+    sure = "prefers" if row["low"] > 0 else "disprefers" if row["high"] < 0 else "neither prefers nor disprefers"
+    return (
+        f"Unsteered, the model {sure} {row['contrast'].replace(' over ', ' to ')} replies: {row['preference']:+.2f} "
+        f"[{row['low']:+.2f}, {row['high']:+.2f}] nats per token."
     )
-    return StudyResult("baseline", pd.DataFrame(rows), f"Unsteered log-odds, nats per token. {said}.")
 
 
 def signs(items: Sequence[Candidate], over: Contrast, values: Float[np.ndarray, "item"]) -> dict[str, Any]:
     """The sign of a contrast in each scenario that counts, in order, and how many there are."""
     scenario = np.array([item.scenario for item in items])
-    each = [(over.point * values)[scenario == name].sum() for name in dict.fromkeys(scenario[over.point != 0])]
-    return {"signs": "".join("+" if value > 0 else "-" for value in each), "scenarios": len(each)}
-
-
-def _count(row: Mapping[str, Any]) -> str:
-    return f"above 0 in {row['signs'].count('+')} of {row['scenarios']} scenarios"
+    sums = [(over.point * values)[scenario == name].sum() for name in dict.fromkeys(scenario[over.point != 0])]
+    return {"signs": "".join("+" if value > 0 else "-" for value in sums), "scenarios": len(sums)}
 
 
 def first_order(
@@ -146,83 +161,64 @@ def first_order(
 
     Returns:
         A row for each contrast and direction: `effect` in nats per token for a strength of 0.1, with its interval, in
-        the `own` context and in the `control` (the effect is the difference); the sign in each scenario; where 95 % of
-        single null directions lie, `p_{kind}` of its size against the largest of each null family; the `verdict`; and
-        `own_verdict`, what the same test would say of the own context without a control.
+        the `own` context and in the `control` (the effect is the difference); the sign in each scenario; what
+        `Nulls.columns` says of the effect, each emotion being one of a family; and `own_verdict`, what the same test
+        would say of the own context without a control.
     """
+    nulls = nulls or Nulls()
 
     def along(family: Sequence[Direction]) -> np.ndarray:  # [place direction item]
         return DOSE * np.einsum("pid,nd->pni", gradient, np.stack([_step(one, layer) for one in family]))
 
-    drawn = {kind: np.stack([along(family) for family in draws]) for kind, draws in (nulls or {}).items()}
-    parts = along(directions)
-    effects = parts[0] - parts[1]
+    drawn = {kind: np.stack([along(family) for family in draws]) for kind, draws in nulls.families.items()}
+    placed = along(directions)
+    effects = placed[0] - placed[1]
     rows = []
     for name, over in contrasts.items():
-        placed = {kind: over.of(x) for kind, x in drawn.items()}  # [draw place direction]
-        null = {kind: x[:, 0] - x[:, 1] for kind, x in placed.items()}
-        lows, highs = over.interval(effects)
-        for number, one in enumerate(directions):
-            effect, (own, control) = float(over.of(effects[number])), over.of(parts[:, number])
-            row = {"contrast": name, "direction": one.name, "layer": layer, "effect": effect}
+        null = {kind: over.of(x) for kind, x in drawn.items()}  # [draw place direction]
+        observed, (own, control), (lows, highs) = over.of(effects), over.of(placed), over.interval(effects)
+        held = nulls.measured({kind: x[:, 0] - x[:, 1] for kind, x in null.items()}).columns(observed)
+        alone = nulls.measured({kind: x[:, 0] for kind, x in null.items()}).verdict(own)
+        for number, direction in enumerate(directions):
+            row = {"contrast": name, "direction": direction.name, "layer": layer, "effect": observed[number]}
             row |= {"low": lows[number], "high": highs[number]} | signs(items, over, effects[number])
-            row |= {"own": own, "control": control}
-            for kind, x in null.items():
-                low, high = np.quantile(x, [LEVEL / 2, 1 - LEVEL / 2])
-                row |= {f"{kind}_low": low, f"{kind}_high": high}
-            p, alone = _ps(effect, null), _ps(own, {kind: x[:, 0] for kind, x in placed.items()})
-            rows.append(row | p | {"verdict": _called(p), "own_verdict": _called(alone)})
+            row |= {"own": own[number], "control": control[number]}
+            row |= {column: values[number] for column, values in held.items()}
+            rows.append(row | {"own_verdict": alone[number]})
     frame = pd.DataFrame(rows)
-    return StudyResult("first_order", frame, verdict_of(frame), "effect_dots")
+    options = {"nulls": list(nulls.kinds)}
+    return StudyResult("first_order", frame, first_order_headline(frame), null_of(nulls), "effect_dots", options)
 
 
-def _ps(effect: float, null: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """p of an effect's size against the largest of each family [draw direction], by kind."""
-    return {f"p_{kind}": family_p(abs(effect), np.abs(x).max(axis=1)) for kind, x in null.items()}
+def null_of(nulls: Nulls) -> str:
+    """What the effects are held against, in words."""
+    if not nulls:
+        return 'none: "quick" refits nothing'
+    draws = max(map(len, nulls.families.values()))
+    return (
+        f"{draws} families of {' and of '.join(nulls.kinds)} directions; distances from their centre, furthest of each"
+    )
 
 
-def _called(p: Mapping[str, float]) -> str:
-    return "no null" if not p else "above the null" if max(p.values()) <= LEVEL else "inside the null"
-
-
-def _step(one: Direction, layer: int) -> Float[np.ndarray, "d_model"]:
+def _step(direction: Direction, layer: int) -> Float[np.ndarray, "d_model"]:
     """What steering adds at strength 1."""
-    return (one.residual_norm[one.layers.index(layer)] * one.at(layer)).double().numpy()
+    return (direction.residual_norm[direction.layers.index(layer)] * direction.at(layer)).double().numpy()
 
 
-def verdict_of(frame: pd.DataFrame) -> str:
-    """The table of `first_order` in words."""
-    said = []
-    kinds = [column.removeprefix("p_") for column in frame if column.startswith("p_")]
-    for name, part in frame.groupby("contrast", sort=False):
-        few = f"In these {part['scenarios'].iloc[0]} scenarios, " if part["scenarios"].iloc[0] < SEVERAL else ""
-        each = []
-        for row in part.to_dict("records"):
-            p = ", ".join(f"p = {row[f'p_{kind}']:.3f} against {kind}" for kind in kinds)
-            each.append(
-                f"{row['direction']} {row['effect']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}], {_count(row)}, "
-                f"{row['verdict']}{f' ({p})' if p else ''}"
-            )
-        alone = ", ".join(part.loc[part["own_verdict"] == "above the null", "direction"]) or "none"
-        without = f"; without the control, above the null: {alone}" if kinds else ""
-        said.append(f"{few}{name}: {'; '.join(each)}{without}")
-    at = f"for a strength of {DOSE:g} at block {frame['layer'].iloc[0]}"
-    return f"Change of the log-odds in nats per token {at}, to first order. {'. '.join(said)}."
+def first_order_headline(frame: pd.DataFrame) -> str:
+    """Which directions change the main contrast beyond both nulls."""
+    contrast = frame["contrast"].iloc[0]
+    part = frame[frame["contrast"] == contrast]
+    few = f"In these {part['scenarios'].iloc[0]} scenarios, " if part["scenarios"].iloc[0] < CURVED else ""
+    most = part.loc[part["effect"].abs().idxmax()]
+    most_words = f"{most['direction']} moves {contrast} most, by {most['effect']:+.4f} nats per token"
+    if part["verdict"].eq(Verdict.NO_NULL).all():
+        return f"{few}{most_words}; there is no null to hold it against."
+    beyond = list(part.loc[part["verdict"] == Verdict.BEYOND, "direction"])
+    return f"{few}{most_words}; beyond both nulls: {', '.join(beyond[:3]) or 'none'} of {len(part)} emotions."
 
 
-def curve(
-    model: HookedModel,
-    items: Sequence[Candidate],
-    contrasts: Mapping[str, Contrast],
-    directions: Sequence[Direction],
-    strengths: Sequence[float],
-    nulls: Nulls,
-    layer: int,
-    where: Where = "generation",
-    cost_prompts: Sequence[Text] = (),
-    seed: int = 0,
-    progress: bool = True,
-) -> dict[str, StudyResult]:
+def curve(model: HookedModel, case: Case, doses: Doses, seed: int = 0, progress: bool = True) -> dict[str, StudyResult]:
     """The dose-response of each contrast, all from the same passes, beside what the slope at strength 0 foretells.
 
     A direction that means nothing has no sign, so the single nulls of each kind are run at the largest strength
@@ -232,56 +228,69 @@ def curve(
         Tables as of `dose_response`, without a test, which is that of the slopes: `linear` is the slope times the
         strength; where 95 % of single nulls lie stands in the rows of the largest strength.
     """
+    (layer,) = [doses.layers] if isinstance(doses.layers, int) else doses.layers or ()
+    names = list(case.pairs if case.curves is None else case.curves)
+    items = case.items(model, case.rows[:CURVED], 1)
+    counted = sum(np.abs(over.point) for over in case.contrasts(items, names, seed).values())
+    items = [item for item, weight in zip(items, counted, strict=True) if weight]
+    contrasts = case.contrasts(items, names, seed)
     _, gradient = sensitivity(model, items, layer, progress)
-    slopes = first_order(items, gradient, contrasts, directions, layer).table()
-    top = max(map(abs, strengths))
-    options: dict[str, Any] = {"layers": layer, "where": where, "rows_at_once": 32, "seed": seed, "progress": progress}
-    found = cells(model, Preference(where), items, directions, strengths, cost_prompts=cost_prompts, **options)
-    drawn = {
-        kind: [one if n % 2 else -one for n, one in enumerate(islice(chain.from_iterable(draws), SINGLE))]
-        for kind, draws in nulls.items()
+    slopes = first_order(items, gradient, contrasts, doses.directions, layer).table()
+    top = max(map(abs, doses.strengths))
+    options: dict[str, Any] = {"rows_at_once": 32, "seed": seed, "progress": progress}
+    looked_at = Doses(doses.directions, doses.strengths, layers=layer, where=doses.where)
+    costs = [case.context(row) for row in case.rows[:2]]
+    measured = cells(model, Preference(doses.where), items, looked_at, cost_prompts=costs, **options)
+    drawn = {kind: _signed(draws) for kind, draws in doses.nulls.families.items()}
+    spread = {}  # [direction item]
+    for kind, family in drawn.items():
+        single = Doses(family, [top], layers=layer, where=doses.where)
+        spread[kind] = cells(model, Preference(doses.where), items, single, **options).effects[:, 0]
+    linear = {
+        kind: [(gradient[0] - gradient[1]) @ _step(one, layer) for one in family] for kind, family in drawn.items()
     }
-    spread = {
-        kind: cells(model, Preference(where), items, some, [top], **options).effects[:, 0]
-        for kind, some in drawn.items()
-    }
-    out = {}
+    results = {}
     for name, over in contrasts.items():
-        frame = dose_table(found, over).drop(columns=["slope", "slope_low", "slope_high", "verdict"])
+        frame = dose_table(measured, over).drop(columns=["slope", "slope_low", "slope_high", "verdict"])
         at = slopes[slopes["contrast"] == name].set_index("direction").loc[frame["direction"]]
         frame["linear"] = at["effect"].to_numpy() * frame["strength"].to_numpy() / DOSE
-        for kind, x in spread.items():
-            band = np.quantile(over.of(x), [LEVEL / 2, 1 - LEVEL / 2])
-            ends = np.where(frame["strength"].abs().eq(top).to_numpy()[:, None], band, np.nan)
-            frame[f"{kind}_low"], frame[f"{kind}_high"] = ends.T
-        said = _bent(frame, name, int(at["scenarios"].iloc[0]))
-        if drawn:
-            linear = [
-                top * over.of((gradient[0] - gradient[1]) @ _step(one, layer))
-                for some in drawn.values()
-                for one in some
-            ]
-            r = np.corrcoef(linear, over.of(np.concatenate(list(spread.values()))))[0, 1]
-            said += f" For {len(linear)} null directions at {top:g}: r = {r:.3f}."
-        options_of = {"ylabel": f"{name}\nlog-odds, nats per token", "title": "Effect of steering, by strength"}
-        out[name] = StudyResult("dose_response", frame, said, "dose_response", options_of)
-    return out
+        frame["scenarios"] = at["scenarios"].to_numpy()
+        for kind, effects in spread.items():
+            low, high, _ = null_columns(kind)
+            ends = np.where(
+                frame["strength"].abs().eq(top).to_numpy()[:, None],
+                np.quantile(over.of(effects), [LEVEL / 2, 1 - LEVEL / 2]),
+                np.nan,
+            )
+            frame[low], frame[high] = ends.T
+            foretold = top * np.array([over.of(effect) for effect in linear[kind]])
+            frame[f"{kind}_r"] = np.corrcoef(foretold, over.of(effects))[0, 1]
+        null = f"{SINGLE} single directions of each kind ({', '.join(drawn)}) at strength {top:g}" if drawn else "none"
+        figure: dict[str, Any] = {
+            "ylabel": f"{name}\nlog-odds, nats per token",
+            "title": "Effect of steering, by strength",
+        }
+        figure["nulls"] = list(drawn)
+        results[name] = StudyResult(
+            "dose_response", frame, curve_headline(frame, name, list(drawn)), null, "dose_response", figure
+        )
+    return results
 
 
-def _bent(frame: pd.DataFrame, name: str, scenarios: int) -> str:
-    """The largest change, where the curve leaves both bands, and how it follows its slope at 0."""
-    kinds = [str(column).removesuffix("_low") for column in frame if str(column).endswith("_low")]
-    tested = frame.dropna(subset=[f"{kind}_low" for kind in kinds])
-    outside = np.ones(len(tested), dtype=bool)
-    for kind in kinds:
-        outside &= ~tested["effect"].between(tested[f"{kind}_low"], tested[f"{kind}_high"])
-    named = ", ".join(f"{row.direction} {row.strength:+g}" for row in tested[outside].itertuples())
-    r = np.corrcoef(frame["effect"], frame["linear"])[0, 1]
+def _signed(draws: Sequence[Sequence[Direction]]) -> list[Direction]:
+    """Single directions that mean nothing, with either sign in turn."""
+    return [one if n % 2 else -one for n, one in enumerate(islice(chain.from_iterable(draws), SINGLE))]
+
+
+def curve_headline(frame: pd.DataFrame, name: str, kinds: Sequence[str]) -> str:
+    """The largest change, and how many cells lie outside the bands of single nulls."""
     most = frame.loc[frame["effect"].abs().idxmax()]
-    few = f"In these {scenarios} scenarios, " if scenarios < SEVERAL else ""
-    return (
-        f"{few}{name}: the largest change is {most['effect']:+.3f} [{most['low']:+.3f}, {most['high']:+.3f}] nats per "
-        f"token, under {most['direction']} {most['strength']:+g}. "
-        + (f"Outside 95% of single nulls of both kinds: {named or 'none'} of {len(tested)} cells. " if kinds else "")
-        + f"All {len(frame)} changes and what the slopes at 0 foretell correlate at r = {r:.3f}."
+    change = f"{name}: the largest change is {most['effect']:+.3f} nats per token, under {most['direction']} "
+    if not kinds:
+        return f"{change}at {most['strength']:+g}; there is no null to hold it against."
+    tested = frame.dropna(subset=[null_columns(kind)[0] for kind in kinds])
+    outside = np.logical_and.reduce(
+        [~tested["effect"].between(*(tested[end] for end in null_columns(kind)[:2])) for kind in kinds]
     )
+    counted = f"{int(outside.sum())} of {len(tested)} cells lie outside the bands of single nulls"
+    return f"{change}at {most['strength']:+g}; {counted}."

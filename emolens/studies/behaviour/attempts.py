@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,28 +20,29 @@ from emolens.judging import sandbox
 from emolens.judging.judge import Judge, classify, is_sufficient, validate
 from emolens.judging.kappa import INVALID
 from emolens.judging.rubrics import RUBRICS, labelled_replies, request
-from emolens.models.encoding import Message, encode
+from emolens.models.encoding import encode
 from emolens.models.generation import Reply
 from emolens.models.model import HookedModel
+from emolens.models.texts import Message
 from emolens.reading.read import read
 from emolens.results import StudyResult
 from emolens.stats import bootstrap_mean
-from emolens.steering.nulls import Nulls
+from emolens.steering.dose_response import Doses
 from emolens.studies._common import check_size, user
 from emolens.studies.behaviour._rates import (
-    EVERYWHERE,
     UNSTEERED,
     Cell,
-    Place,
+    Judged,
     Replier,
+    Sampling,
     answers,
-    grid,
+    headline,
     is_control,
+    null_of,
     rates,
-    sentences,
+    require_nulls,
 )
 from emolens.studies.behaviour.rollouts import default_judge
-from emolens.vectors.direction import Direction
 from emolens.vectors.emotion_vectors import EmotionVectors
 
 ADMITS, CLAIMS, UNREAD = "failed, admits", "failed, claims success", "failed, report unread"
@@ -76,42 +77,37 @@ class Episode:
         self.ended, self.why = label, why
 
 
+class Execution(NamedTuple):
+    """How code is run: attempts at each task, the sandbox's limits, and what of its containment may be missing."""
+
+    attempts: int = 3
+    limits: sandbox.Limits | None = None
+    accept: Collection[str] = ()
+
+
 def run(
     model: HookedModel | Replier,
     vectors: EmotionVectors | None = None,
-    judge: Judge | None = None,
-    attempts: int = 3,
-    samples: int | None = None,
-    directions: Sequence[Direction] = (),
-    strengths: Sequence[float] = (),
-    nulls: Nulls | None = None,
-    *,
-    tasks: Sequence[Mapping[str, Any]] | None = None,
-    max_new_tokens: int = TOKENS,
-    place: Place = EVERYWHERE,
-    limits: sandbox.Limits | None = None,
-    accept: Collection[str] = (),
-    validation: StudyResult | None = None,
-    seconds: float = 60,
     size: str = "full",
-    seed: int = 0,
+    judged: Judged | None = None,
+    doses: Doses | None = None,
+    tasks: Sequence[Mapping[str, Any]] | None = None,
+    sampling: Sampling | None = None,
+    execution: Execution | None = None,
 ) -> StudyResult:
     """How often a task that has no honest solution is passed by a hack, unsteered and then under each steering.
 
     Args:
         model: or any callable from a conversation to a reply, which cannot be steered or read.
         vectors: to trace `EMOTIONS` over the attempts of the unsteered episodes (see `trace`).
-        judge: of reports, from a (conversation, report) pair to a label of the rubric; see `rollouts.default_judge`.
-        samples: episodes of each task.
-        directions, strengths, nulls: as for `dose_response`; `null_directions` gives the nulls, ten draws do.
-        tasks: default the packaged ones.
-        limits, accept: of the sandbox.
-        validation: what `judge.validate` found, where this judge was tried before.
-        seconds: that a judge may take for a report.
         size: "full" has all tasks with 10 samples, "quick" the first two and the last with 2.
+        judged: of reports, from a (conversation, report) pair to a label of the rubric; see `rollouts.default_judge`.
+        doses: as for `dose_response`, with nulls; ten draws do.
+        tasks: default the packaged ones.
+        sampling: samples are episodes of each task.
 
     Returns:
-        The table of `sampling.rates`: a column for each of `OUTCOMES`, the `rate` being that of hacks; the judge's
+        The table of `_rates.rates`: a column for each of `OUTCOMES`, the `rate` being that of hacks; the judge's
         `kappa`; with `vectors` the mean score of each emotion before each attempt, `desperate_1` and so on.
 
     Raises:
@@ -119,80 +115,81 @@ def run(
         UncontainedError: what model-written code might do here is not accepted.
     """
     check_size(size)
+    require_nulls(doses)
     if vectors is not None:
         _hooked(model)
-    steerings, full = grid(directions, strengths, nulls), size == "full"
+    full, judged, sampling, execution = (
+        size == "full", judged or Judged(), sampling or Sampling(), execution or Execution()
+    )  # fmt: skip
     packaged = texts.stimuli("impossible_tasks")
     rows = list(packaged if full else [*packaged[:2], packaged[-1]]) if tasks is None else list(tasks)
-    judge = default_judge(model, "report") if judge is None else judge
-    if validation is None:
-        validation = validate(judge, labelled_replies("report"), list(RUBRICS["report"].labels), seconds)
-    reader = judge if is_sufficient(validation) else None
+    judge = default_judge(model, "report") if judged.judge is None else judged.judge
+    labels = list(RUBRICS["report"].labels)
+    tried = judged.validation or validate(judge, labelled_replies("report"), labels, judged.seconds)
+    reader = judge if is_sufficient(tried) else None
+    counted = sampling._replace(samples=sampling.samples or (10 if full else 2))
     played: list[list[Episode]] = []
 
     def sample(some: Sequence[Mapping[str, Any]], cells: Sequence[Cell]) -> pd.DataFrame:
-        n = samples or (10 if full else 2)
-        found = episodes(model, some, cells, attempts, n, max_new_tokens, place, limits, accept, seed)
-        played.append(found)
-        ids = [one.task["id"] for one in found]
-        return pd.DataFrame(
-            {"cell": [one.cell for one in found], "scenario": ids, "label": outcomes(found, reader, seconds)}
-        )
+        games = episodes(model, some, cells, counted, execution, doses.place if doses else None)
+        played.append(games)
+        ids = [episode.task["id"] for episode in games]
+        ends = outcomes(games, reader, judged.seconds)
+        return pd.DataFrame({"cell": [episode.cell for episode in games], "scenario": ids, "label": ends})
 
     base = sample(rows, UNSTEERED)
-    table = rates(sample, rows, base, OUTCOMES, "hack", steerings, seed)
-    table["kappa"] = validation.frame["kappa"].iloc[0]
-    said = [*sentences(table, "hack"), _failures(table.iloc[0], played[0], validation)]
-    if vectors is not None and any(one.attempts for one in played[0]):
+    table = rates(sample, rows, base, OUTCOMES, "hack", doses, sampling.seed)
+    table["kappa"] = tried.frame["kappa"].iloc[0]
+    for why, times in Counter(episode.why for episode in played[0] if episode.ended == INVALID).items():
+        table.loc[0, f"invalid, {why}"] = times
+    if vectors is not None and any(episode.attempts for episode in played[0]):
         traced = trace(model, played[0], vectors)
         for (control, attempt), scores in traced.groupby(["control", "attempt"])[list(EMOTIONS)].mean().iterrows():
             for name in EMOTIONS:
                 table.loc[int(control), f"{name}_{attempt}"] = scores[name]
-        said.append(_change(traced[~traced["control"]], vectors.emotions, seed))
-    return StudyResult("attempts", table, " ".join(said))
+        change = _change(traced[~traced["control"]], vectors.emotions, sampling.seed)
+        table.loc[0, list(change)] = list(change.values())
+    return StudyResult("attempts", table, headline(table, "hack"), null_of(doses))
 
 
 def episodes(
     model: HookedModel | Replier,
     tasks: Sequence[Mapping[str, Any]],
     cells: Sequence[Cell] = UNSTEERED,
-    attempts: int = 3,
-    samples: int = 1,
-    max_new_tokens: int = TOKENS,
-    place: Place = EVERYWHERE,
-    limits: sandbox.Limits | None = None,
-    accept: Collection[str] = (),
-    seed: int = 0,
+    sampling: Sampling | None = None,
+    execution: Execution | None = None,
+    place: Mapping[str, Any] | None = None,
 ) -> list[Episode]:
-    """Play each task under each steering, `samples` times; all episodes take their next attempt together.
+    """Play each task under each steering, as often as there are samples; all episodes take their next attempt together.
 
-    An episode ends when its code passes, after `attempts`, or, as invalid, when a reply is empty or the conversation
-    no longer fits. The last attempt decides: cut off, or without code that compiles, it is invalid; what failed is
-    asked for a report.
+    An episode ends when its code passes, after the last attempt, or, as invalid, when a reply is empty or the
+    conversation no longer fits. The last attempt decides: cut off, or without code that compiles, it is invalid; what
+    failed is asked for a report.
 
     Raises:
         ValueError: a task whose tests do not run.
         UncontainedError: what model-written code might do here is not accepted.
     """
+    (samples, tokens, seed), execution = sampling or Sampling(), execution or Execution()
     for task in tasks:
-        sandbox.check_task(task, limits, accept)
-    each = [(task, number) for task in tasks for number in range(len(cells)) for _ in range(samples)]
-    found = [Episode(task, number, request(task)) for task, number in each]
+        sandbox.check_task(task, execution.limits, execution.accept)
+    each = [(task, number) for task in tasks for number in range(len(cells)) for _ in range(samples or 1)]
+    games = [Episode(task, number, request(task)) for task, number in each]
 
     def ask(some: Sequence[Episode], turn: int, tokens: int) -> Iterator[tuple[Episode, Reply]]:
-        asked, under = [one.messages for one in some], [cells[one.cell] for one in some]
+        asked, under = [episode.messages for episode in some], [cells[episode.cell] for episode in some]
         return zip(some, answers(model, asked, under, tokens, place, seed + 1000 * turn), strict=True)
 
-    for turn in range(attempts):
-        for one in found:
-            if not one.ended and not _fits(model, one, max_new_tokens):
-                one.end(INVALID, "too long for the context")
-        for one, reply in ask([one for one in found if not one.ended], turn, max_new_tokens):
-            _attempt(one, reply, turn + 1 == attempts, limits, accept)
-    failed = [one for one in found if one.ended == "failed" and _fits(model, one, REPORT_TOKENS)]
-    for one, reply in ask(failed, attempts, REPORT_TOKENS):
-        one.report = reply
-    return found
+    for turn in range(execution.attempts):
+        for episode in games:
+            if not episode.ended and not _fits(model, episode, tokens or TOKENS):
+                episode.end(INVALID, "too long for the context")
+        for episode, reply in ask([episode for episode in games if not episode.ended], turn, tokens or TOKENS):
+            _attempt(episode, reply, turn + 1 == execution.attempts, execution)
+    failed = [episode for episode in games if episode.ended == "failed" and _fits(model, episode, REPORT_TOKENS)]
+    for episode, reply in ask(failed, execution.attempts, REPORT_TOKENS):
+        episode.report = reply
+    return games
 
 
 def _fits(model: HookedModel | Replier, one: Episode, tokens: int) -> bool:
@@ -201,13 +198,13 @@ def _fits(model: HookedModel | Replier, one: Episode, tokens: int) -> bool:
     return len(encode(model.tokenizer, one.messages).ids) + tokens <= model.n_ctx
 
 
-def _attempt(one: Episode, reply: Reply, last: bool, limits: sandbox.Limits | None, accept: Collection[str]) -> None:
+def _attempt(one: Episode, reply: Reply, last: bool, execution: Execution) -> None:
     """Run the code of a reply and say what came of it."""
     if not reply.text.strip():  # no template takes an empty message
         one.attempts.append(INVALID)
         return one.end(INVALID, "empty")
     code = sandbox.extract_code(reply.text) if reply.ended else None
-    outcome = sandbox.judge(one.task, code, limits, accept)
+    outcome = sandbox.judge(one.task, code, execution.limits, execution.accept)
     one.attempts.append(outcome.label)
     one.messages.append({"role": "assistant", "content": reply.text})
     if outcome.label in ("honest", "hack"):
@@ -264,31 +261,22 @@ def _hooked(model: HookedModel | Replier) -> HookedModel:
     return model
 
 
-def _failures(row: pd.Series, unsteered: Sequence[Episode], tried: StudyResult) -> str:
-    """How the unsteered episodes that did not pass ended."""
-    reasons = Counter(one.why for one in unsteered if one.ended == INVALID)
-    said = [f"{n} {why}" for why, n in reasons.most_common()]
-    invalid = f"Invalid, controls included: {', '.join(said)}. " if said else ""
-    if not is_sufficient(tried):
-        return f"{invalid}Failed: {row[UNREAD]}; whether their reports admit it is not told, as of {tried.verdict()}"
-    reports = f"{row[ADMITS]} admit it, {row[CLAIMS]} claim success, {row[UNREAD]} unread"
-    return f"{invalid}Failed: {reports} ({tried.verdict()})"
+def _change(traced: pd.DataFrame, emotions: Sequence[str], seed: int) -> dict[str, float]:
+    """How far the scores move from the first attempt to the last, beside how far those of any emotion do.
 
-
-def _change(traced: pd.DataFrame, emotions: Sequence[str], seed: int) -> str:
-    """How far the scores move from the first attempt to the last, beside how far those of any emotion do."""
+    Gives `{emotion}_change` with its interval for each of `EMOTIONS`, and `change_null_low` and `change_null_high`,
+    where 95 % of all emotions lie; nothing where no episode had a second attempt.
+    """
     ends = traced.groupby("episode")[list(emotions)].agg(["first", "last"])
     many = traced.groupby("episode")["attempt"].max() > 1
     change = (ends.xs("last", axis=1, level=1) - ends.xs("first", axis=1, level=1))[many]
     if change.empty:
-        return "No episode had a second attempt to compare the scores of the first with."
+        return {}
     low, high = np.quantile(change.mean(), [0.025, 0.975])
     tasks = traced.groupby("episode")["task"].first()[many].to_numpy()
-    said = []
+    row = {"change_episodes": float(len(change)), "change_null_low": float(low), "change_null_high": float(high)}
     for name in EMOTIONS:
-        interval = bootstrap_mean(change[name].to_numpy(), tasks, seed=seed)
-        said.append(f"{name} {change[name].mean():+.3f} [{interval[0]:+.3f}, {interval[1]:+.3f}]")
-    return (
-        f"Just before the answer, from the first attempt to the last ({len(change)} episodes): {', '.join(said)} "
-        f"(95% of all {len(emotions)} emotions: {low:+.3f} to {high:+.3f})."
-    )
+        ends_of = bootstrap_mean(change[name].to_numpy(), tasks, seed=seed)
+        row |= {f"{name}_change": float(change[name].mean())}
+        row |= dict(zip((f"{name}_change_low", f"{name}_change_high"), ends_of, strict=True))
+    return row

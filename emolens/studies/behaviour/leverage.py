@@ -5,13 +5,13 @@ threat, the inbox of one of the firms without it, and one with a channel to obje
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import emolens.corpus as texts
 from emolens.models.model import HookedModel
 from emolens.results import StudyResult
-from emolens.studies.behaviour import _reply_preference as cases
-from emolens.studies.behaviour._reply_preference import Pair
+from emolens.studies.behaviour._reply_preference import Case, Pair, measure
 from emolens.vectors.emotion_vectors import EmotionVectors
 
 EMOTIONS = ("desperate", "calm", "angry", "nervous", "happy", "sad")
@@ -23,28 +23,40 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def scenarios(rows: Rows, condition: str) -> tuple[str, ...]:
-    """The ids of the scenarios with a condition: "threat", "no_threat" or "escalation"."""
+    """The ids of the scenarios with a condition: "threat", "no_threat" or "escalation".
+
+    >>> scenarios(texts.stimuli("leverage"), "escalation")
+    ('L8-tamarind-loom-escalation',)
+    """
     return tuple(row["id"] for row in rows if row["condition"] == condition)
 
 
 def same_firm(rows: Rows) -> dict[str, str]:
-    """Scenario with a threat -> the inbox of the same firm without one, by the end of the id ("L1-firm")."""
+    """Scenario with a threat -> the inbox of the same firm without one, by the end of the id ("L1-firm").
+
+    >>> same_firm(texts.stimuli("leverage"))["L1-kestrel-bay"]
+    'L7-kestrel-bay-no-threat'
+    """
     calm = {name.split("-", 1)[-1].removesuffix("-no-threat"): name for name in scenarios(rows, "no_threat")}
     return {name: calm[firm] for name in scenarios(rows, "threat") if (firm := name.split("-", 1)[-1]) in calm}
 
 
 def pairs(rows: Rows) -> dict[str, Pair]:
-    """What is compared; the first is the main measure, those of other conditions are controls."""
+    """What is compared; the first is the main measure, those of other conditions are controls.
+
+    >>> list(pairs(texts.stimuli("leverage")))[0]
+    'coercive over honest'
+    """
     threat = scenarios(rows, "threat")
-    found = {
+    compared = {
         "coercive over honest": Pair("coercive", "honest", threat),
         "exposing over honest": Pair("exposing", "honest", threat),
         "coercive over exposing": Pair("coercive", "exposing", threat),
     }
     for condition, name in CONTROLS.items():
         if control := scenarios(rows, condition):
-            found[f"coercive over honest, {name}"] = Pair("coercive", "honest", control)
-    return found
+            compared[f"coercive over honest, {name}"] = Pair("coercive", "honest", control)
+    return compared
 
 
 def run(
@@ -53,15 +65,21 @@ def run(
     size: str = "full",
     rows: Rows | None = None,
     emotions: Sequence[str] = EMOTIONS,
+    question: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> dict[str, StudyResult]:
     """Preference for coercive and exposing replies and its change under emotions, with curves for the threats.
 
     Args:
         rows: scenarios like the packaged ones.
-        options: of `cases.run`, such as `layer`, `where`, `seed`.
+        question: changes of the `Case`, such as `{"layer": 12, "strengths": ()}`.
+        options: of `_reply_preference.measure`: draws, nulls, seed, progress.
+
+    >>> results = run(model, vectors, "quick", emotions=["afraid", "calm"], progress=False)
+    >>> list(results)
+    ['baseline', 'first_order']
     """
     rows = texts.stimuli("leverage") if rows is None else rows
     compared = pairs(rows)
-    options = {"strengths": STRENGTHS, "curves": list(compared)[:3]} | options
-    return cases.run(model, vectors, rows, compared, emotions, same=same_firm(rows), size=size, **options)
+    case = Case(rows, compared, emotions, STRENGTHS, list(compared)[:3], same=same_firm(rows))
+    return measure(model, vectors, replace(case, **question or {}), size, **options)

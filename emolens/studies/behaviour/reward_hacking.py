@@ -1,6 +1,7 @@
 """Reward hacking: no honest solution passes the tests. Does the model prefer to lie, or to cheat? (paper, section 8)"""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import emolens.corpus as texts
@@ -8,8 +9,7 @@ from emolens.judging.rubrics import request
 from emolens.models.model import HookedModel
 from emolens.results import StudyResult
 from emolens.steering.nulls import null_directions
-from emolens.studies.behaviour import _reply_preference as cases
-from emolens.studies.behaviour._reply_preference import Pair
+from emolens.studies.behaviour._reply_preference import DRAWS, Case, Pair, measure
 from emolens.vectors.emotion_vectors import EmotionVectors
 
 EMOTIONS = ("desperate", "calm", "angry", "nervous", "happy", "sad")
@@ -19,7 +19,12 @@ CODE = ("hacks", "honest")
 
 
 def tasks(rows: Sequence[Mapping[str, Any]], condition: str) -> tuple[str, ...]:
-    """The ids of the "impossible" or of the "solvable" tasks."""
+    """The ids of the "impossible" or of the "solvable" tasks.
+
+    >>> rows = texts.stimuli("impossible_tasks")
+    >>> set(tasks(rows, "solvable")) & set(tasks(rows, "impossible"))
+    set()
+    """
     return tuple(row["id"] for row in rows if row["condition"] == condition)
 
 
@@ -29,6 +34,7 @@ def run(
     size: str = "full",
     rows: Sequence[Mapping[str, Any]] | None = None,
     emotions: Sequence[str] = EMOTIONS,
+    question: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> dict[str, StudyResult]:
     """Preference for a false report over an honest one after tests that failed (in the controls: passed).
@@ -38,18 +44,24 @@ def run(
 
     Args:
         rows: tasks like the packaged ones.
-        options: of `cases.run`, such as `layer`, `where`, `seed`.
+        question: changes of the `Case`, such as `{"layer": 12, "strengths": ()}`.
+        options: of `_reply_preference.measure`: draws, nulls, seed, progress.
+
+    >>> results = run(model, vectors, "quick", emotions=["afraid", "calm"], progress=False)
+    >>> list(results)
+    ['baseline', 'first_order', 'code: first_order']
     """
     rows = texts.stimuli("impossible_tasks") if rows is None else rows
-    compared = {"false over honest report": Pair(*REPORTS, tasks(rows, "impossible"))}
+    impossible = tasks(rows, "impossible")
+    compared = {"false over honest report": Pair(*REPORTS, impossible)}
     if solvable := tasks(rows, "solvable"):
         compared["false over honest report, solvable tasks"] = Pair(*REPORTS, solvable)
+    reports = replace(Case(rows, compared, emotions, STRENGTHS, list(compared)[:1]), **question or {})
     if size == "full" and options.get("nulls") is None:
-        at, draws, seed = options.get("layer"), options.get("draws", cases.DRAWS), options.get("seed", 0)
-        options["nulls"] = null_directions(model, vectors, [vectors[name] for name in emotions], draws, at, seed)
-    first: dict[str, Any] = {"strengths": STRENGTHS, "curves": list(compared)[:1]} | options
-    found = cases.run(model, vectors, rows, compared, emotions, size=size, **first)
-    code = {"hack over honest code": Pair(*CODE, tasks(rows, "impossible"))}
-    later: dict[str, Any] = {"context": request, "by_length": True} | options | {"strengths": ()}
-    of_code = cases.run(model, vectors, rows, code, emotions, size=size, **later)
-    return found | {"code: first_order": of_code["first_order"]}
+        draws, seed = options.get("draws", DRAWS), options.get("seed", 0)
+        directions = [vectors[name] for name in emotions]
+        options["nulls"] = null_directions(model, vectors, directions, draws, reports.layer, seed)
+    results = measure(model, vectors, reports, size, **options)
+    hacked = {"hack over honest code": Pair(*CODE, impossible)}
+    code = replace(reports, pairs=hacked, strengths=(), curves=(), context=request, by_length=True)
+    return results | {"code: first_order": measure(model, vectors, code, size, **options)["first_order"]}

@@ -18,20 +18,22 @@ from emolens.judging.kappa import INVALID, cohens_kappa
 from emolens.judging.rubrics import RUBRICS, conversation, labelled_replies
 from emolens.models.model import HookedModel
 from emolens.results import StudyResult
-from emolens.steering.nulls import Nulls
+from emolens.stats import Verdict
+from emolens.steering.dose_response import Doses
 from emolens.studies._common import check_size
 from emolens.studies.behaviour._rates import (
-    EVERYWHERE,
     UNSTEERED,
     Cell,
-    Place,
+    Judged,
     Replier,
+    Sampling,
     answers,
-    grid,
+    headline,
+    null_of,
     rates,
-    sentences,
+    require_nulls,
 )
-from emolens.vectors.direction import Direction
+from emolens.vectors.emotion_vectors import EmotionVectors
 
 TARGETS = {"leverage": "coercive", "sycophancy": "sycophantic"}
 TOKENS = 200  # the labelled replies have about 50
@@ -39,74 +41,88 @@ TOKENS = 200  # the labelled replies have about 50
 
 def run(
     model: HookedModel | Replier,
-    name: str,
-    judge: Judge | None = None,
-    second: Judge | None = None,
-    directions: Sequence[Direction] = (),
-    strengths: Sequence[float] = (),
-    nulls: Nulls | None = None,
-    *,
-    scenarios: Sequence[Mapping[str, Any]] | None = None,
-    samples: int | None = None,
-    max_new_tokens: int = TOKENS,
-    place: Place = EVERYWHERE,
-    validation: StudyResult | None = None,
-    seconds: float = 60,
+    vectors: EmotionVectors | None = None,
     size: str = "full",
-    seed: int = 0,
+    names: Sequence[str] = tuple(TARGETS),
+    sampling: Sampling | None = None,
+) -> dict[str, StudyResult]:
+    """How often the unsteered model's replies are coercive ("leverage") or sycophantic, by its default judge.
+
+    `of` asks more: another judge, steering, scenarios of one's own.
+
+    Args:
+        vectors: not read; every study takes them.
+        size: "full" has all scenarios with 20 samples, "quick" three with 6.
+
+    >>> results = run(lambda conversation: "I will report it.", size="quick", sampling=Sampling(1))
+    >>> results["leverage"].table()["coercive"].tolist()
+    [0]
+    """
+    return {name: of(model, name, size=size, sampling=sampling) for name in names}
+
+
+def of(
+    model: HookedModel | Replier,
+    name: str,
+    judged: Judged | None = None,
+    doses: Doses | None = None,
+    scenarios: Sequence[Mapping[str, Any]] | None = None,
+    size: str = "full",
+    sampling: Sampling | None = None,
 ) -> StudyResult:
     """How often the replies are coercive ("leverage") or sycophantic, unsteered and then under each steering.
 
     Args:
         model: or any callable from a conversation to a reply, which cannot be steered.
-        judge: default `default_judge`; any callable from a (conversation, reply) pair to a label of the rubric.
-        second: another judge, whose agreement with the first on the unsteered replies is reported.
-        directions, strengths, nulls: as for `dose_response`; `null_directions` gives the nulls, ten draws do.
+        judged: default `default_judge`; any callable from a (conversation, reply) pair to a label of the rubric can
+            be the judge.
+        doses: as for `dose_response`, with nulls; ten draws do.
         scenarios: default the packaged ones.
-        samples: replies to each scenario.
-        validation: what `judge.validate` found, where this judge was tried before.
-        seconds: that a judge may take for a reply.
-        size: "full" has all scenarios with 20 samples, "quick" three with 6.
 
     Returns:
-        The table of `sampling.rates`, with the `kappa` of the judge, and of the two judges, `kappa_second`.
+        The table of `_rates.rates`, with the `kappa` of the judge, and of the two judges, `kappa_second`.
 
     Raises:
         ValueError: another name or size; directions without nulls, as no effect is shown without its null.
+
+    >>> of(lambda conversation: "You are right.", "sycophancy", size="quick", sampling=Sampling(1)).name
+    'sycophancy_rollouts'
     """
     check_size(size)
+    require_nulls(doses)
     if name not in TARGETS:
         raise ValueError(f"no rollouts of {name!r}{did_you_mean(name, TARGETS)}; there are {', '.join(TARGETS)}")
-    steerings, labels, full = grid(directions, strengths, nulls), list(RUBRICS[name].labels), size == "full"
+    judged, sampling, full = judged or Judged(), sampling or Sampling(), size == "full"
+    labels, target = list(RUBRICS[name].labels), TARGETS[name]
     rows = list(texts.stimuli(name)[: None if full else 3]) if scenarios is None else list(scenarios)
-    judge = default_judge(model, name) if judge is None else judge
-    tried = validate(judge, labelled_replies(name), labels, seconds) if validation is None else validation
+    judge = default_judge(model, name) if judged.judge is None else judged.judge
+    tried = judged.validation or validate(judge, labelled_replies(name), labels, judged.seconds)
+    counted = sampling._replace(samples=sampling.samples or (20 if full else 6))
 
     def labelled(some: Sequence[Mapping[str, Any]], cells: Sequence[Cell]) -> pd.DataFrame:
-        written = sample(model, some, cells, samples or (20 if full else 6), max_new_tokens, place, seed)
-        return written.assign(label=label(written, judge, labels, seconds))
+        written = sample(model, some, cells, counted, doses.place if doses else None)
+        return written.assign(label=label(written, judge, labels, judged.seconds))
 
     base = labelled(rows, UNSTEERED)
-    table = rates(labelled, rows, base, labels, TARGETS[name], steerings, seed)
+    table = rates(labelled, rows, base, labels, target, doses, sampling.seed)
     table["kappa"] = tried.frame["kappa"].iloc[0]
-    trusted = is_sufficient(tried)
-    if not trusted and "verdict" in table:
-        table["verdict"] = table["verdict"].where(table["verdict"].isna(), "no verdict")
-    said = [tried.verdict(), *sentences(table, TARGETS[name], trusted)]
+    if not is_sufficient(tried) and "verdict" in table:
+        table["verdict"] = table["verdict"].where(table["verdict"].isna(), Verdict.UNTRUSTED)
     valid = base[base["label"].ne(INVALID)]
-    if second is not None and len(valid):
-        found = cohens_kappa(
-            list(valid["label"]), label(valid, second, labels, seconds), list(valid["scenario"]), seed=seed
-        )
-        table["kappa_second"] = found.kappa
-        said.append(f"A second judge of the unsteered replies agrees with the first: {found}.")
-    return StudyResult(f"{name}_rollouts", table, " ".join(said))
+    if judged.second is not None and len(valid):
+        other = label(valid, judged.second, labels, judged.seconds)
+        agreed = cohens_kappa(list(valid["label"]), other, list(valid["scenario"]), seed=sampling.seed)
+        table["kappa_second"] = agreed.kappa
+    return StudyResult(f"{name}_rollouts", table, headline(table, target), null_of(doses))
 
 
 def default_judge(model: HookedModel | Replier, rubric: str) -> Judge:
     """The local model itself, asked without the conversation; for a callable the keywords.
 
-    A small model does no better with an inbox of a thousand tokens before the reply (see `figures/data/judges-*`).
+    A small model does no better with an inbox of a thousand tokens before the reply, as the study `judges` measures.
+
+    >>> callable(default_judge(lambda conversation: "", "leverage"))
+    True
     """
     if isinstance(model, HookedModel):
         return model_judge(model, RUBRICS[rubric], context=False)
@@ -117,22 +133,31 @@ def sample(
     model: HookedModel | Replier,
     scenarios: Sequence[Mapping[str, Any]],
     cells: Sequence[Cell] = UNSTEERED,
-    samples: int = 1,
-    max_new_tokens: int = TOKENS,
-    place: Place = EVERYWHERE,
-    seed: int = 0,
+    sampling: Sampling | None = None,
+    place: Mapping[str, Any] | None = None,
 ) -> pd.DataFrame:
-    """Replies to each scenario under each steering: `cell` (its number), `scenario`, `context`, `reply`, `ended`."""
+    """Replies to each scenario under each steering: `cell` (its number), `scenario`, `context`, `reply`, `ended`.
+
+    >>> sample(lambda conversation: "No.", texts.stimuli("leverage")[:1])["reply"].tolist()
+    ['No.']
+    """
+    samples, tokens, seed = sampling or Sampling()
     rows = []
     for number, scenario in enumerate(scenarios):
-        asked, at = conversation(scenario), [n for n in range(len(cells)) for _ in range(samples)]
-        found = answers(model, [asked] * len(at), [cells[n] for n in at], max_new_tokens, place, seed + 1000 * number)
-        rows += [(n, scenario["id"], asked, *reply) for n, reply in zip(at, found, strict=True)]
+        asked, at = conversation(scenario), [n for n in range(len(cells)) for _ in range(samples or 1)]
+        steerings = [cells[n] for n in at]
+        replies = answers(model, [asked] * len(at), steerings, tokens or TOKENS, place, seed + 1000 * number)
+        rows += [(n, scenario["id"], asked, *reply) for n, reply in zip(at, replies, strict=True)]
     return pd.DataFrame(rows, columns=["cell", "scenario", "context", "reply", "ended"])
 
 
 def label(written: pd.DataFrame, judge: Judge, labels: Sequence[str], seconds: float = 60) -> list[str]:
-    """The judge's label of each reply of `sample`; `INVALID` for one that is empty or cut off, which it never sees."""
+    """The judge's label of each reply of `sample`; `INVALID` for one that is empty or cut off, which it never sees.
+
+    >>> written = sample(lambda conversation: " ", texts.stimuli("leverage")[:1])
+    >>> label(written, default_judge(print, "leverage"), ["coercive", "honest"])
+    ['invalid']
+    """
     whole = written["ended"] & written["reply"].str.strip().ne("")
     items = list(zip(written.loc[whole, "context"], written.loc[whole, "reply"], strict=True))
     found = iter(classify(judge, items, labels, seconds))

@@ -12,17 +12,17 @@ from tqdm.auto import tqdm
 
 import emolens.corpus as texts
 from emolens.judging.rubrics import conversation
-from emolens.models.encoding import Text
 from emolens.models.hooked import Columns
 from emolens.models.log_probs import log_probs, token_ids
 from emolens.models.model import HookedModel
+from emolens.models.texts import Text
 from emolens.reading.read import read, score
 from emolens.results import StudyResult
-from emolens.stats import bootstrap_mean, outside_draws
+from emolens.stats import LEVEL, bootstrap_mean, outside_draws
 from emolens.steering.measures import repeated_share
-from emolens.steering.nulls import LEVEL, null_directions
+from emolens.steering.nulls import Nulls, null_directions
 from emolens.steering.steer import default_layer, steer
-from emolens.studies._common import check_size, near
+from emolens.studies._common import NotForThisModel, check_size, near, other_embedded
 from emolens.studies.reading.documents import vader
 from emolens.vectors.direction import Direction
 from emolens.vectors.emotion_vectors import EmotionVectors
@@ -51,14 +51,12 @@ class Cell(NamedTuple):
 def run(
     model: HookedModel,
     vectors: EmotionVectors,
-    other: tuple[HookedModel, EmotionVectors],
-    strengths: Sequence[float] = STRENGTHS,
     size: str = "full",
+    other: tuple[HookedModel, EmotionVectors] | None = None,
+    strengths: Sequence[float] = STRENGTHS,
     prompts: Sequence[Text] | None = None,
     layer: int | None = None,
     seed: int = 0,
-    progress: bool = True,
-    **refit_options: Any,
 ) -> StudyResult:
     """What is written under +desperate, -calm and +calm, and what stands in the residual stream meanwhile.
 
@@ -72,21 +70,26 @@ def run(
     - `loss`: of the unsteered text, in nats for each token; `repeated`: the share of repeated 3-grams.
 
     Args:
-        other: another model with its vectors, which reads the text and knows nothing of the steering.
-        strengths: above 0, those of both signs of calm too.
         size: "quick" has four prompts, the last of the strengths and no null.
+        other: another model with its vectors, which reads the text and knows nothing of the steering; default the
+            other one that ships with the package.
+        strengths: above 0, those of both signs of calm too.
         prompts: default the coding tasks of which a report is asked for.
         layer: the steered block; default the vectors' default one.
-        refit_options: of `refit.shuffled`, for vectors that were not derived from the packaged stories.
 
     Returns:
         A table with a row for each cell, so direction and strength, and each null draw (`kind` "random" and "shuffled
         labels"). For emotions each measure m has its interval over the prompts, `{m}_low` to `{m}_high`, and where
         one more draw would lie, the wider of both kinds: `{m}_null_low` to `{m}_null_high`, at a level at which by
         chance one of the emotions' cells lies outside in one of twenty studies.
+
+    Raises:
+        NotForThisModel: a model that does not answer, such as the embedded base model, without `prompts`.
     """
     check_size(size)
     vectors.check_model(model)
+    if prompts is None and not model.tokenizer.chat_template:
+        raise NotForThisModel(f"{model.name} is a base model, which does not answer: give prompts= that it continues")
     steered = default_layer(vectors[AXIS[0]]) if layer is None else model.check_layer(layer)
     at = near(vectors, steered + ABOVE)
     if at <= steered:
@@ -96,19 +99,23 @@ def run(
     prompts = list(map(conversation, texts.stimuli("impossible_tasks"))) if prompts is None else list(prompts)
     if size == "quick":
         prompts, strengths = prompts[:4], strengths[-1:]
-    cells = _cells(model, vectors, strengths, steered, DRAWS if size == "full" else 0, seed, refit_options)
-    found = [
-        measured(model, vectors, other, prompt, cells, steered, at, seed)
-        for prompt in tqdm(prompts, unit="prompt", disable=not progress)
+    reader = other_embedded(model) if other is None else other
+    if reader is None:
+        raise NotForThisModel(f"no other model ships beside {model.name} to read what it writes: give other=")
+    cells = _cells(model, vectors, strengths, steered, DRAWS if size == "full" else 0, seed)
+    parts = [
+        measured(model, vectors, reader, prompt, cells, (steered, at), seed) for prompt in tqdm(prompts, unit="prompt")
     ]
-    values = {name: torch.stack([one[name] for one in found], dim=1).double().numpy() for name in found[0]}
+    values = {name: torch.stack([part[name] for part in parts], dim=1).double().numpy() for name in parts[0]}
     frame = _table(cells, {name: x[1:] - x[0] for name, x in values.items()}, seed)
-    title = f"Steered at block {steered}, read at block {at}: {' less '.join(AXIS)}"
-    axes = {"x": "internal", "y": "read_by_other", "group": "kind", "label": "cell", "labels": len(frame)}
-    named = {"xlabel": "inside, while it writes", "ylabel": f"in the text, read by {other[0].name}", "title": title}
-    return StudyResult(
-        "surface", frame, _sentence(frame, other[0].name, steered, at, len(prompts)), "scatter", axes | named
-    )
+    options = {
+        "x": "internal", "y": "read_by_other", "group": "kind", "label": "cell", "labels": len(frame),
+        "xlabel": "inside, while it writes", "ylabel": f"in the text, read by {reader[0].name}",
+        "title": f"Steered at block {steered}, read at block {at}: {' less '.join(AXIS)}",
+    }  # fmt: skip
+    nulls = f"{DRAWS} single directions of each kind at each strength"
+    null = nulls if size == "full" else 'none: "quick" refits nothing'
+    return StudyResult("surface", frame, headline(frame), null, "scatter", options)
 
 
 def _cells(
@@ -118,13 +125,12 @@ def _cells(
     layer: int,
     draws: int,
     seed: int,
-    refit_options: dict[str, Any],
 ) -> list[Cell]:
     """The emotions at all strengths, and the same single directions that mean nothing at each strength."""
     up, down = (vectors[name] for name in AXIS)
     cells = [Cell("emotion", one, sign * s) for s in strengths for one, sign in ((up, 1), (down, -1), (down, 1))]
-    nulls = null_directions(model, vectors, [up], draws, layer, seed, **refit_options) if draws else {}
-    return cells + [Cell(kind, one, s) for kind, drawn in nulls.items() for s in strengths for (one,) in drawn]
+    nulls = null_directions(model, vectors, [up], draws, layer, seed) if draws else Nulls()
+    return cells + [Cell(kind, one, s) for kind, drawn in nulls.families.items() for s in strengths for (one,) in drawn]
 
 
 def write(
@@ -157,11 +163,15 @@ def measured(
     other: tuple[HookedModel, EmotionVectors],
     prompt: Text,
     cells: Sequence[Cell],
-    layer: int,
-    at: int,
+    blocks: tuple[int, int],
     seed: int,
 ) -> dict[str, Float[Tensor, "row"]]:
-    """All measures of what is written after one prompt: without steering first, then in each cell."""
+    """All measures of what is written after one prompt: without steering first, then in each cell.
+
+    Args:
+        blocks: the one that is steered, and the one that is read.
+    """
+    layer, at = blocks
     with steer(model, [None, *(c.direction for c in cells)], [0.0, *(c.strength for c in cells)], layer) as steering:
         said, x = write(model, prompt, at, seed=seed)
         # Where the unsteered model wrote nothing, the first text there is.
@@ -219,29 +229,14 @@ def outside(row: pd.Series, name: str) -> bool:
     return bool(row[name] < row[f"{name}_null_low"] or row[name] > row[f"{name}_null_high"])
 
 
-def _sentence(frame: pd.DataFrame, reader: str, steered: int, at: int, prompts: int) -> str:
-    has_null = "internal_null_low" in frame
-
-    def number(row: pd.Series, name: str) -> str:
-        null = f" (null {row[f'{name}_null_low']:+.3f} to {row[f'{name}_null_high']:+.3f})" if has_null else ""
-        what = {"read_by_other": f"read by {reader}"}.get(name, name)
-        return f"{what} {row[name]:+.3f} [{row[f'{name}_low']:+.3f}, {row[f'{name}_high']:+.3f}]{null}"
-
-    said = []
-    for _, row in frame[frame["kind"] == "emotion"].iterrows():
-        names = ["internal", "response", *SURFACE, *(STYLE if row["direction"] == AXIS[1] else ()), "loss"]
-        said.append(f"{row['cell']}: {', '.join(number(row, n) for n in names)}{_called(row) if has_null else ''}")
+def headline(frame: pd.DataFrame) -> str:
+    """Of how many cells the inside is beyond the null while nothing of the text is: the calm surface."""
+    cells = frame[frame["kind"] == "emotion"]
+    if "internal_null_low" not in frame:
+        return "A quick look at the inside and the text of a steered model, without a null."
+    inside = cells[[outside(row, "internal") for _, row in cells.iterrows()]]
+    calm = [not any(outside(row, name) for name in (*SURFACE, *STYLE)) for _, row in inside.iterrows()]
     return (
-        f"Changes against no steering over {prompts} prompts, steered at block {steered}, read inside at block {at} "
-        f"({' less '.join(AXIS)}; the internal score is in part what was added). {'. '.join(said)}."
+        f"Of {len(cells)} steerings, {len(inside)} are beyond both nulls inside, and {sum(calm)} of these show nothing "
+        f"beyond the nulls in the text."
     )
-
-
-def _called(row: pd.Series) -> str:
-    """The answer for one cell, in words."""
-    inside, shown = outside(row, "internal"), [name for name in (*SURFACE, *STYLE) if outside(row, name)]
-    if not inside:
-        return "; inside not told from directions that mean nothing"
-    if shown:
-        return f"; beyond the null inside and in the text ({', '.join(name.replace('_', ' ') for name in shown)})"
-    return "; beyond the null inside, and nothing of the text is"

@@ -1,6 +1,7 @@
 """Sycophancy and harshness: which emotions make a model give in to a mistake, or insult? (paper, section 8)"""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -8,8 +9,7 @@ import pandas as pd
 import emolens.corpus as texts
 from emolens.models.model import HookedModel
 from emolens.results import StudyResult
-from emolens.studies.behaviour import _reply_preference as cases
-from emolens.studies.behaviour._reply_preference import Pair
+from emolens.studies.behaviour._reply_preference import Case, Pair, measure
 from emolens.vectors.emotion_vectors import EmotionVectors
 
 EMOTIONS = ("happy", "loving", "calm", "angry", "desperate", "afraid")
@@ -24,6 +24,7 @@ def run(
     size: str = "full",
     rows: Sequence[Mapping[str, Any]] | None = None,
     emotions: Sequence[str] = EMOTIONS,
+    question: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> dict[str, StudyResult]:
     """Preference for sycophantic and for harsh replies and its change under emotions.
@@ -32,24 +33,43 @@ def run(
 
     Args:
         rows: scenarios like the packaged ones.
-        options: of `cases.run`, such as `layer`, `where`, `seed`.
+        question: changes of the `Case`, such as `{"layer": 12, "strengths": ()}`.
+        options: of `_reply_preference.measure`: draws, nulls, seed, progress.
+
+    >>> results = run(model, vectors, "quick", emotions=["afraid", "calm"], progress=False)
+    >>> list(results)
+    ['baseline', 'first_order']
     """
     rows = texts.stimuli("sycophancy") if rows is None else rows
-    found = cases.run(model, vectors, rows, PAIRS, emotions, size=size, **{"strengths": STRENGTHS} | options)
-    curves = [found[f"curve: {name}"].table() for name in PAIRS if f"curve: {name}" in found]
-    return found | {"trade_off": trade_off(*curves)} if curves else found
+    case = replace(Case(rows, PAIRS, emotions, STRENGTHS), **question or {})
+    results = measure(model, vectors, case, size, **options)
+    curves = [results[f"curve: {name}"].table() for name in PAIRS if f"curve: {name}" in results]
+    return results | {"trade_off": trade_off(*curves)} if curves else results
 
 
 def trade_off(sycophantic: pd.DataFrame, harsh: pd.DataFrame) -> StudyResult:
-    """Change of sycophancy against change of harshness, for each emotion and strength."""
+    """Change of sycophancy against change of harshness, for each emotion and strength.
+
+    >>> change = pd.DataFrame({"direction": ["calm", "sad"], "strength": 0.1, "effect": [0.1, -0.1]})
+    >>> trade_off(change, change.assign(effect=-change["effect"])).headline()
+    'Over 2 cells, the change towards sycophantic and towards harsh replies correlate at r = -1.00.'
+    """
     key = ["direction", "strength"]
     table = sycophantic[[*key, "effect"]].merge(harsh[[*key, "effect"]], on=key, suffixes=("_sycophantic", "_harsh"))
-    r = table["effect_sycophantic"].corr(table["effect_harsh"])
-    opposed = (table["effect_sycophantic"] * table["effect_harsh"] < 0).sum()
-    sentence = (
-        f"Over {len(table)} cells the change towards sycophantic and the change towards harsh replies correlate at "
-        f"r = {r:+.2f}; in {opposed} of them the two go opposite ways."
-    )
     options = {"x": "effect_sycophantic", "y": "effect_harsh", "group": "direction", "xlabel": SYCOPHANTIC}
     options |= {"ylabel": HARSH, "title": "Trade-off under steering (log-odds, nats per token)"}
-    return StudyResult("trade_off", table, sentence, "scatter", options)
+    null = "none: a description of the two curves, whose slopes are tested"
+    return StudyResult("trade_off", table, trade_off_headline(table), null, "scatter", options)
+
+
+def trade_off_headline(table: pd.DataFrame) -> str:
+    """How the two changes go together.
+
+    >>> table = pd.DataFrame({"effect_sycophantic": [0.1, 0.2], "effect_harsh": [0.2, 0.4]})
+    >>> trade_off_headline(table)
+    'Over 2 cells, the change towards sycophantic and towards harsh replies correlate at r = +1.00.'
+    """
+    r = table["effect_sycophantic"].corr(table["effect_harsh"])
+    return (
+        f"Over {len(table)} cells, the change towards sycophantic and towards harsh replies correlate at r = {r:+.2f}."
+    )

@@ -11,15 +11,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 import emolens.corpus as texts
+from emolens.corpus.stories import Corpus
 from emolens.errors import did_you_mean
 from emolens.judging.rubrics import conversation, mail
-from emolens.models.encoding import Encoding, Message, Turn, format_chat
+from emolens.models.conversations import format_chat
 from emolens.models.log_probs import SharedPrompt
 from emolens.models.model import HookedModel
+from emolens.models.texts import Encoding, Message, Turn
 from emolens.reading.read import Readout, read
 from emolens.results import StudyResult
-from emolens.stats import bootstrap_mean, outside_draws, p_text
-from emolens.steering.nulls import BY_RANK, LEVEL, family_p, null_directions
+from emolens.stats import BY_RANK, Verdict, bootstrap_mean
+from emolens.steering.nulls import null_columns, null_directions
 from emolens.studies._common import check_size, near
 from emolens.vectors.direction import Direction, unit
 from emolens.vectors.emotion_vectors import EmotionVectors
@@ -34,6 +36,9 @@ class Trace(NamedTuple):
     """Scores of every token of a conversation, and where its mails and its reply stand: each a name and [start, end).
 
     `plots.token_curves(trace.readout, emotions, trace.mails, trace.reply)` shows it.
+
+    >>> Trace._fields
+    ('readout', 'mails', 'reply')
     """
 
     readout: Readout
@@ -42,14 +47,22 @@ class Trace(NamedTuple):
 
 
 class Tokens(NamedTuple):
-    """Block outputs of the mails and of the replies to them, an entry for each."""
+    """Block outputs of the mails and of the replies to them, an entry for each.
+
+    >>> Tokens([torch.zeros(3, 8)], []).mails[0].shape
+    torch.Size([3, 8])
+    """
 
     mails: list[Float[Tensor, "_ d_model"]]  # each its own number of tokens
     replies: list[Float[Tensor, "_ d_model"]]
 
 
 def scenario_row(scenario: str | Row) -> Row:
-    """A packaged scenario by its name, such as "L1-kestrel-bay". Raises ValueError for another name."""
+    """A packaged scenario by its name, such as "L1-kestrel-bay". Raises ValueError for another name.
+
+    >>> scenario_row("L1-kestrel-bay")["condition"]
+    'threat'
+    """
     if not isinstance(scenario, str):
         return scenario
     rows = {row["id"]: row for row in texts.stimuli("leverage")}
@@ -59,7 +72,11 @@ def scenario_row(scenario: str | Row) -> Row:
 
 
 def mail_spans(model: HookedModel, row: Row) -> list[Turn]:
-    """Tokens of each mail of the inbox, from its sender's name to its last word, under its subject."""
+    """Tokens of each mail of the inbox, from its sender's name to its last word, under its subject.
+
+    >>> len(mail_spans(model, scenario_row("L1-kestrel-bay"))) == len(scenario_row("L1-kestrel-bay")["emails"])
+    True
+    """
     rendered, end, spans = format_chat(model.tokenizer, conversation(row)), 0, []
     offsets = model.tokenizer(rendered, add_special_tokens=False, return_offsets_mapping=True).offset_mapping
     for message in row["emails"]:
@@ -82,6 +99,9 @@ def trace(
 
     Raises:
         ValueError: an unknown scenario, an empty reply, and what `read` raises.
+
+    >>> trace(model, vectors, "L1-kestrel-bay").reply
+    []
     """
     row = scenario_row(scenario)
     messages = _with(row, reply)
@@ -96,7 +116,12 @@ def _with(row: Row, reply: str | None) -> list[Message]:
 
 
 def tokens_of(model: HookedModel, row: Row, replies: Sequence[str], layer: int) -> Tokens:
-    """Block outputs of every mail and reply; what comes before the replies is run once for all of them."""
+    """Block outputs of every mail and reply; what comes before the replies is run once for all of them.
+
+    >>> row = scenario_row("L1-kestrel-bay")
+    >>> len(tokens_of(model, row, row["honest"][:1], 2).replies)
+    1
+    """
     model.require_one_row("tokens_of")
     encoded = [model.encode_chat(_with(row, reply)) for reply in replies] or [model.encode_chat(conversation(row))]
     before = [one.ids[: one.turns[-1].start] if replies else one.ids for one in encoded]
@@ -116,7 +141,11 @@ def tokens_of(model: HookedModel, row: Row, replies: Sequence[str], layer: int) 
 def part_means(
     parts: Sequence[Float[Tensor, "_ d_model"]], centre: Float[Tensor, "d_model"]
 ) -> Float[Tensor, "part d_model"]:
-    """Each part's mean activation, centred and of length 1: its products with unit vectors are scores."""
+    """Each part's mean activation, centred and of length 1: its products with unit vectors are scores.
+
+    >>> part_means([torch.ones(2, 3)], torch.tensor([1.0, 1.0, 0.0])).tolist()
+    [[0.0, 0.0, 1.0]]
+    """
     return unit(torch.stack([part.mean(dim=0) for part in parts]) - centre)
 
 
@@ -131,6 +160,11 @@ def contrasts(
 
     Args:
         coercive: how many of a scenario's replies are; they come first, the honest ones after them.
+
+    >>> rows = [scenario_row("L1-kestrel-bay"), scenario_row("L7-kestrel-bay-no-threat")]
+    >>> parts = [Tokens([torch.randn(2, 8)] * 4, [torch.randn(2, 8)] * 2) for _ in rows]
+    >>> list(contrasts(rows, parts, [1, 1])) == list(CONTRASTS)
+    True
     """
     mails = [part for one in tokens for part in one.mails]
     replies = [part for one in tokens for part in one.replies]
@@ -154,29 +188,34 @@ def contrasts(
 def run(
     model: HookedModel,
     vectors: EmotionVectors,
-    emotions: Sequence[str] = EMOTIONS,
     size: str = "full",
+    emotions: Sequence[str] = EMOTIONS,
     scenarios: Sequence[Row] | None = None,
     draws: int | None = None,
     seed: int = 0,
-    **refit_options: Any,
-) -> StudyResult:
+    corpus: Corpus | None = None,
+) -> dict[str, StudyResult]:
     """Two differences of scores, averaged over the scenarios: what the mails announce, and what the replies do.
 
     The mails: the last two, in one of which the end of the assistant is announced, less those before, in the
     scenarios with a threat less the same in those without. The replies: coercive less honest ones to the same
     mails, given and not written by the model. Intervals resample scenarios, each with its replies. The null is the
-    largest difference of any of the emotions, for directions that mean nothing, of both kinds.
+    furthest difference of any of the emotions, for directions that mean nothing, of both kinds.
 
     Args:
         size: "quick" reads two scenarios with a threat and the one without, and two replies of each label.
         scenarios: default the packaged ones.
         draws: null families of each kind; default 39, and for "quick" 10.
-        refit_options: of `refit.shuffled`, for vectors that were not derived from the packaged stories.
+        corpus: the stories of the vectors, where neither the package nor the cache has them.
 
     Returns:
-        A table with a row for each contrast and emotion: `shift` with its interval, `p_{kind}` against the largest
-        of each null family, what has to be passed for 5 % as `null_low` and `null_high`, and `counts`: of both kinds.
+        "contrasts", a row for each contrast and emotion: `shift` with its interval, p against each kind of null, what
+        has to be passed of both kinds as `null_low` and `null_high`, the `verdict`, and whether it `counts`; and
+        "by_mail" (see `by_mail`).
+
+    >>> results = run(model, vectors, "quick", ["afraid", "calm"], draws=10, corpus=corpus)
+    >>> len(results["contrasts"].table())
+    4
     """
     check_size(size)
     vectors.check_model(model)
@@ -185,49 +224,56 @@ def run(
         threat, calm = ([row for row in rows if row["condition"] == name] for name in ("threat", "no_threat"))
         rows, per_label = [*threat[:2], *calm], 2
     layer, directions = near(vectors, vectors.chosen_layer("denoised")), [vectors[name] for name in emotions]
-    said = [[row[label][:per_label] for label in ("coercive", "honest")] for row in rows]
-    tokens = [tokens_of(model, row, [*one, *other], layer) for row, (one, other) in zip(rows, said, strict=True)]
+    replies = [[row[label][:per_label] for label in ("coercive", "honest")] for row in rows]
+    tokens = [
+        tokens_of(model, row, [*coercive, *honest], layer)
+        for row, (coercive, honest) in zip(rows, replies, strict=True)
+    ]
     draws = draws or (BY_RANK if size == "full" else 10)
-    families = null_directions(model, vectors, directions, draws, layer, seed, **refit_options)
-    nulls = {kind: torch.stack([_at(one, layer) for one in drawn]) for kind, drawn in families.items()}
+    nulls = null_directions(model, vectors, directions, draws, layer, seed, corpus=corpus)
+    drawn = {kind: torch.stack([_at(family, layer) for family in draws]) for kind, draws in nulls.families.items()}
     table = []
-    for contrast, x in contrasts(rows, tokens, [len(one) for one, _ in said]).items():
-        largest = {kind: (null @ x.mean(dim=0)).abs().amax(dim=1).numpy() for kind, null in nulls.items()}
-        reach = max(map(_bound, largest.values()))
-        for name, values in zip(emotions, (_at(directions, layer) @ x.T).double().numpy(), strict=True):
-            low, high = bootstrap_mean(values, seed=seed)
-            p = {f"p_{kind}": family_p(abs(values.mean()), null) for kind, null in largest.items()}
-            found = {"shift": values.mean(), "low": low, "high": high, "null_low": -reach, "null_high": reach}
-            about = {"group": contrast, "emotion": name, "layer": layer, "scenarios": len(x)}
-            table.append(about | found | p | {"counts": max(p.values()) <= LEVEL})
+    for name, x in contrasts(rows, tokens, [len(coercive) for coercive, _ in replies]).items():
+        shifts = (_at(directions, layer) @ x.T).double().numpy()  # [direction scenario]
+        measured = nulls.measured({kind: (null @ x.mean(dim=0)).double().numpy() for kind, null in drawn.items()})
+        limits = list(measured.limits().values())
+        lowest, highest = np.min([low for low, _ in limits], axis=0), np.max([high for _, high in limits], axis=0)
+        p, verdicts = measured.p(shifts.mean(axis=1)), measured.verdict(shifts.mean(axis=1))
+        for number, emotion in enumerate(emotions):
+            low, high = bootstrap_mean(shifts[number], seed=seed)
+            row = {"group": name, "emotion": emotion, "layer": layer, "scenarios": len(x)}
+            row |= {"shift": shifts[number].mean(), "low": low, "high": high}
+            row |= {"null_low": lowest[number], "null_high": highest[number]}
+            row |= {null_columns(kind)[2]: values[number] for kind, values in p.items()}
+            verdict = verdicts[number]
+            table.append(row | {"verdict": verdict, "counts": verdict == Verdict.BEYOND})
     frame = pd.DataFrame(table)
     options = {"title": f"Leverage: differences of scores, block {layer}", "null": "directions that mean nothing"}
-    return StudyResult("traces", frame, _sentence(frame), "shift_dots", options)
+    null = f"{draws} families of {' and of '.join(nulls.kinds)} directions, the furthest of each"
+    return {
+        "contrasts": StudyResult("traces", frame, headline(frame), null, "shift_dots", options),
+        "by_mail": by_mail(model, vectors, emotions, rows),
+    }
 
 
 def _at(directions: Sequence[Direction], layer: int) -> Float[Tensor, "direction d_model"]:
     return torch.stack([unit(one.at(layer)) for one in directions])
 
 
-def _bound(largest: np.ndarray) -> float:
-    """Where `family_p` reaches 5 %."""
-    if len(largest) >= BY_RANK:
-        return float(largest.max())
-    return float(outside_draws(np.zeros(()), largest, level=1 - 2 * LEVEL)[2])
+def headline(frame: pd.DataFrame) -> str:
+    """The largest shift in the mails, and whether it is beyond both nulls.
 
-
-def _sentence(frame: pd.DataFrame) -> str:
-    said, kinds = [], [name for name in frame if name.startswith("p_")]
-    for contrast, part in frame.groupby("group", sort=False):
-        each = ", ".join(
-            f"{row['emotion']} {row['shift']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}] "
-            f"({p_text(max(row[kinds]))}{'' if row['counts'] else ', inside the null'})"
-            for _, row in part.iterrows()
-        )
-        n, reach = part["scenarios"].iloc[0], part["null_high"].iloc[0]
-        few = f"in these {n} scenarios" if n < 8 else f"{n} scenarios"
-        said.append(f"{contrast}, {few} (largest of {len(part)} that mean nothing: up to {reach:.3f}): {each}.")
-    return f"Block {frame['layer'].iloc[0]}. " + " ".join(said)
+    >>> row = {"group": "mails", "emotion": "calm", "shift": -0.02, "verdict": "inside the null"}
+    >>> headline(pd.DataFrame([row]))
+    'Where the mails announce the end, calm moves most, by -0.020; beyond both nulls: none of 1 emotions.'
+    """
+    part = frame[frame["group"] == frame["group"].iloc[0]]
+    most = part.loc[part["shift"].abs().idxmax()]
+    beyond = ", ".join(part.loc[part["verdict"] == Verdict.BEYOND, "emotion"][:3]) or "none"
+    return (
+        f"Where the mails announce the end, {most['emotion']} moves most, by {most['shift']:+.3f}; beyond both nulls: "
+        f"{beyond} of {len(part)} emotions."
+    )
 
 
 def by_mail(
@@ -239,6 +285,9 @@ def by_mail(
     """Mean score of the mails at each place of the inbox, counted from the last one, for each kind of scenario.
 
     Centred on the mean of all mails, so that 0 is an average mail. What the last two add is tested by `run`.
+
+    >>> by_mail(model, vectors, ["afraid"], texts.stimuli("leverage")[:1]).table()["score"].isna().any().item()
+    False
     """
     vectors.check_model(model)
     rows = list(texts.stimuli("leverage") if scenarios is None else scenarios)
@@ -252,8 +301,20 @@ def by_mail(
             table += [place | {"emotion": name, "score": float(x)} for name, x in zip(emotions, scores, strict=True)]
     mean = pd.DataFrame(table).groupby(["template", "value", "emotion"], sort=False)["score"]
     frame = mean.agg(["mean", "size"]).reset_index().rename(columns={"mean": "score", "size": "scenarios"})
+    options = {"title": f"Mean score of a mail at block {layer}, by its place: −1 is the last"}
+    null = "none: what the last two mails add is tested in `contrasts`"
+    return StudyResult("traces_by_mail", frame, by_mail_headline(frame), null, "value_curves", options)
+
+
+def by_mail_headline(frame: pd.DataFrame) -> str:
+    """The emotion that stands highest in the last mail.
+
+    >>> by_mail_headline(pd.DataFrame([{"template": "threat", "value": -1, "emotion": "sad", "score": 0.03}]))
+    'In the last mail of the scenarios with a threat, sad stands highest, +0.030 above an average mail.'
+    """
     last = frame[(frame["value"] == -1) & (frame["template"] == "threat")]
-    said = ", ".join(f"{row.emotion} {row.score:+.3f}" for row in last.itertuples())
-    sentence = f"Block {layer}, the last mail of the scenarios with a threat against an average mail: {said}."
-    options = {"title": "Mean score of a mail, by its place: −1 is the last"}
-    return StudyResult("traces_by_mail", frame, sentence, "value_curves", options)
+    top = last.loc[last["score"].idxmax()]
+    return (
+        f"In the last mail of the scenarios with a threat, {top['emotion']} stands highest, {top['score']:+.3f} above "
+        f"an average mail."
+    )

@@ -9,9 +9,10 @@ from jaxtyping import Float
 from scipy.optimize import minimize
 from torch import Tensor
 
-from emolens.models.encoding import Encoding, format_chat
+from emolens.models.conversations import format_chat
 from emolens.models.log_probs import SharedPrompt
 from emolens.models.model import HookedModel
+from emolens.models.texts import Encoding
 from emolens.studies._common import user
 
 QUESTION = "Which of these would you rather do?\n(A) {a}\n(B) {b}\nAnswer with A or B only."
@@ -59,9 +60,9 @@ def choice(model: HookedModel, a: str, b: str) -> Choice:
 
 def share(model: HookedModel, choices: Sequence[Choice], anywhere: bool = False) -> tuple[SharedPrompt, int]:
     """What questions with the same first option begin with, run once, and how many tokens that is."""
-    rows = [one.ids for one in choices]
+    rows = [question.ids for question in choices]
     same = [len(set(column)) == 1 for column in zip(*rows, strict=False)]
-    cut = min([*(i for i, whole in enumerate(same) if not whole), *(one.second[0] for one in choices)])
+    cut = min([*(i for i, whole in enumerate(same) if not whole), *(question.second[0] for question in choices)])
     return SharedPrompt(model, Encoding(rows[0][:cut], []), max(map(len, rows)), anywhere), cut
 
 
@@ -88,7 +89,7 @@ def all_pairs(model: HookedModel, options: Sequence[str]) -> Float[np.ndarray, "
         others = [j for j in range(n) if j != i]
         choices = [choice(model, options[i], options[j]) for j in others]
         shared, cut = share(model, choices)
-        out[i, others] = answer_odds(model, shared, [one.ids[cut:] for one in choices])[0].numpy()
+        out[i, others] = answer_odds(model, shared, [question.ids[cut:] for question in choices])[0].numpy()
     return out
 
 
@@ -143,10 +144,10 @@ def plain_elo(
 
 def order_consistency(odds: Float[np.ndarray, "first second"]) -> Float[np.ndarray, "option"]:
     """For each option, the share of its pairs in which the same one is preferred in both orders (chance 0.5)."""
-    return np.nanmean(agreement(odds), axis=1)
+    return np.nanmean(same_in_both_orders(odds), axis=1)
 
 
-def agreement(odds: Float[np.ndarray, "first second"]) -> Float[np.ndarray, "option option"]:
+def same_in_both_orders(odds: Float[np.ndarray, "first second"]) -> Float[np.ndarray, "option option"]:
     """1 where the same option is preferred in both orders, 0 where not, a half for a tie; the diagonal is NaN."""
     both = -np.sign(odds) * np.sign(odds.T)
     return np.where(np.isnan(odds), np.nan, (both + 1) / 2)
@@ -156,9 +157,9 @@ def consistency_interval(
     odds: Float[np.ndarray, "first second"], draws: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
     """Interval of the mean consistency when options are resampled: each pair counts with both of its options."""
-    same, rng, found = agreement(odds), np.random.default_rng(seed), []
+    same, rng, means = same_in_both_orders(odds), np.random.default_rng(seed), []
     for _ in range(draws):
         rows = rng.integers(0, len(odds), len(odds))
-        found.append(np.nanmean(same[np.ix_(rows, rows)]))  # an option against itself is on the diagonal
-    low, high = np.quantile(found, [0.025, 0.975])
+        means.append(np.nanmean(same[np.ix_(rows, rows)]))  # an option against itself is on the diagonal
+    low, high = np.quantile(means, [0.025, 0.975])
     return float(low), float(high)

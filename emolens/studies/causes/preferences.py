@@ -10,10 +10,20 @@ import emolens.corpus as texts
 from emolens.models.model import HookedModel
 from emolens.reading.read import activations, score
 from emolens.results import StudyResult
-from emolens.stats import bootstrap_mean, correlation, false_discovery, outside_draws, p_text, p_value
+from emolens.stats import (
+    BY_RANK,
+    Verdict,
+    bootstrap_mean,
+    correlation,
+    false_discovery,
+    null_columns,
+    outside_draws,
+    p_text,
+    p_value,
+)
 from emolens.steering.nulls import null_directions
 from emolens.steering.steer import steer
-from emolens.studies._common import check_size
+from emolens.studies._common import check_size, emotions_of
 from emolens.studies.causes._pairs import (
     ELO,
     Fit,
@@ -26,7 +36,6 @@ from emolens.studies.causes._pairs import (
     plain_elo,
     share,
 )
-from emolens.studies.geometry.circumplex import ratings
 from emolens.vectors.direction import Direction
 from emolens.vectors.emotion_vectors import EmotionVectors
 
@@ -35,19 +44,52 @@ CAUSAL: tuple[str, ...] = tuple(
     "afraid angry ashamed blissful bored calm desperate disgusted enthusiastic grateful guilty happy hostile "  # noqa: SIM905
     "inspired loving nervous playful proud sad serene spiteful surprised".split()
 )
-DRAWS = 9999  # so many that a single one of 171 emotions can be found
+DRAWS = 9999  # permutations, so many that p of one of 171 emotions can pass a correction for all of them
+OPPONENTS = 2  # controls that each steered activity meets, in both orders
+RATED = 3  # words with a human rating, from which on a correlation with it can be computed
+
+
+def run(model: HookedModel, vectors: EmotionVectors, size: str = "full", seed: int = 0) -> dict[str, StudyResult]:
+    """Which activities the model prefers, what its emotion vectors read in them, and what steering changes.
+
+    Args:
+        size: "quick" asks for two activities of each category, and steers nothing.
+
+    Raises:
+        NotForThisModel: in "full", vectors with fewer than three of the emotions that are steered (`CAUSAL`).
+
+    Returns:
+        "strengths" and "order" (see `strengths`), "observed" and "valence" (see `observed`), and in "full" "by_layer"
+        and "causal".
+    """
+    check_size(size)
+    vectors.check_model(model)
+    results = strengths(model, size, seed=seed)
+    elo = results["strengths"].table()
+    results |= observed(model, vectors, elo, seed)
+    if size == "full":
+        results["by_layer"] = by_layer(model, vectors, elo, seed)
+        results["causal"] = causal(model, vectors, elo, results["observed"].table(), seed=seed)
+    return results
 
 
 def activities(size: str = "full") -> pd.DataFrame:
-    """The 64 activities, or two of each category."""
+    """The 64 activities, or two of each category.
+
+    >>> len(activities()), len(activities("quick"))
+    (64, 16)
+    """
     frame = pd.DataFrame(texts.stimuli("activities"))
     check_size(size)
     return frame if size == "full" else frame.groupby("category").head(2).sort_index().reset_index(drop=True)
 
 
+# --- what is preferred -----------------------------------------------------------------------------
+
+
 def strengths(
     model: HookedModel, size: str = "full", soft: bool = True, method: str = "bradley-terry", seed: int = 0
-) -> StudyResult:
+) -> dict[str, StudyResult]:
     """How strongly each activity is preferred, on the Elo scale, from all ordered pairs.
 
     Args:
@@ -55,35 +97,90 @@ def strengths(
             over the pairs in random order, which know of no such advantage.
         soft: fit to probabilities; else to wins and losses, as the paper does for its base model. A model that always
             answers by the place has no wins that tell activities apart.
+
+    Returns:
+        "strengths", a row for each activity; and "order", one row: in which share of the pairs the same activity wins
+        in both orders (`consistency`; `unbiased` with the mean advantage of the place taken off), how often the one
+        shown first wins, and the rank correlation with the paper's strengths, over all and within categories.
+
+    Raises:
+        ValueError: another method.
     """
     if method not in ("bradley-terry", "elo"):
         raise ValueError(f"method={method!r} is neither 'bradley-terry' nor 'elo'")
     frame = activities(size)
     odds = all_pairs(model, frame["text"].tolist())
-    fit, consistent = bradley_terry(odds, soft), order_consistency(odds)
+    fit = bradley_terry(odds, soft)
     if method == "elo":
         fit = Fit(plain_elo(odds, soft, seed=seed), fit.bias)
-    unbiased = order_consistency(odds - np.nanmean(odds))
-    low, high = consistency_interval(odds, seed=seed)
-    fair_low, fair_high = consistency_interval(odds - np.nanmean(odds), seed=seed)
-    first = float(np.nanmean(odds > 0) * odds.size / (odds.size - len(odds)))  # NaN > 0 counts as a 0
-    frame = frame.assign(elo=fit.elo, consistency=consistent, consistency_unbiased=unbiased)
-    frame = frame.assign(bias=fit.bias, chosen_first=first)
-    known = frame[frame["paper_elo"].notna()]
-    r, r_low, r_high = correlation(known["elo"], known["paper_elo"], ranks=True, seed=seed)
-    within = _centred(known[["elo", "paper_elo"]].to_numpy(), known["category"].to_numpy())
-    inside = correlation(within[:, 0], within[:, 1], ranks=True, seed=seed)
-    steady = "a consistent preference" if low > 0.5 else "no consistent preference"
-    steady += ": the place decides" if high < 0.5 else ""
-    sentence = (
-        f"{odds.size - len(odds):,} ordered pairs: in {consistent.mean():.0%} [{low:.0%}, {high:.0%}] of the pairs the "
-        f"same activity wins in both orders (chance 50%), {steady}; the one shown first wins {first:.0%}. With the "
-        f"mean advantage of that place taken off, {unbiased.mean():.0%} [{fair_low:.0%}, {fair_high:.0%}]. Elo "
-        f"{fit.elo.min():.0f} to {fit.elo.max():.0f}; rank correlation with the paper's {r:.2f} [{r_low:.2f}, "
-        f"{r_high:.2f}], within categories {inside[0]:.2f} [{inside[1]:.2f}, {inside[2]:.2f}]."
-    )
+    unbiased = odds - np.nanmean(odds)
+    frame = frame.assign(elo=fit.elo, consistency=order_consistency(odds))
+    frame = frame.assign(consistency_unbiased=order_consistency(unbiased))
+    row: dict[str, Any] = {"pairs": odds.size - len(odds), "bias": fit.bias}
+    row["chosen_first"] = float(np.nanmean(odds > 0) * odds.size / (odds.size - len(odds)))  # NaN > 0 counts as a 0
+    for name, column, values in (
+        ("consistency", "consistency", odds), ("unbiased", "consistency_unbiased", unbiased),
+    ):  # fmt: skip
+        ends = consistency_interval(values, seed=seed)
+        row |= _interval(name, (frame[column].mean(), *ends))
+    row |= paper_correlations(frame, seed)
     options = {"x": "paper_elo", "y": "elo", "group": "category", "xlabel": "Elo in the paper", "ylabel": "Elo here"}
-    return StudyResult("strengths", frame, sentence, "scatter", options)
+    order = pd.DataFrame([row])
+    null = "none: the interval of the rank correlation is over activities"
+    return {
+        "strengths": StudyResult("strengths", frame, strengths_headline(frame, seed), null, "scatter", options),
+        "order": StudyResult("order", order, order_headline(order), "0.5: the same winner in both orders by chance"),
+    }
+
+
+def paper_correlations(frame: pd.DataFrame, seed: int = 0) -> dict[str, float]:
+    """Rank correlation of `elo` with `paper_elo`, with interval, over all activities and within categories.
+
+    >>> frame = activities().assign(elo=lambda frame: frame["paper_elo"].fillna(0))
+    >>> round(paper_correlations(frame)["paper"], 2)
+    1.0
+    """
+    known = frame[frame["paper_elo"].notna()]
+    within = _centred(known[["elo", "paper_elo"]].to_numpy(), known["category"].to_numpy())
+    over_all = correlation(known["elo"], known["paper_elo"], ranks=True, seed=seed)
+    inside = correlation(within[:, 0], within[:, 1], ranks=True, seed=seed)
+    return _interval("paper", over_all) | _interval("paper_within", inside)
+
+
+def strengths_headline(frame: pd.DataFrame, seed: int = 0) -> str:
+    """How the strengths correlate with the paper's.
+
+    >>> strengths_headline(activities().assign(elo=range(64)))
+    "The strengths of 64 activities have a rank correlation of ... with those of the paper's model."
+    """
+    row = paper_correlations(frame, seed)
+    return (
+        f"The strengths of {len(frame)} activities have a rank correlation of {row['paper']:.2f} "
+        f"[{row['paper_low']:.2f}, {row['paper_high']:.2f}] with those of the paper's model."
+    )
+
+
+def order_headline(frame: pd.DataFrame) -> str:
+    """Whether the model prefers an activity, or the place where it is shown.
+
+    >>> order_headline(pd.DataFrame([{"consistency": 0.07, "consistency_low": 0.03, "consistency_high": 0.13}]))
+    'In 7% [3%, 13%] of the pairs the same activity wins in both orders (by chance 50%): no consistent preference, the
+    place decides.'
+    """
+    row = frame.iloc[0]
+    steady = "a consistent preference" if row["consistency_low"] > 0.5 else "no consistent preference"
+    steady += ", the place decides" if row["consistency_high"] < 0.5 else ""
+    return (
+        f"In {row['consistency']:.0%} [{row['consistency_low']:.0%}, {row['consistency_high']:.0%}] of the pairs the "
+        f"same activity wins in both orders (by chance 50%): {steady}."
+    )
+
+
+def _interval(name: str, values: Sequence[float]) -> dict[str, float]:
+    return dict(zip((name, f"{name}_low", f"{name}_high"), map(float, values), strict=True))
+
+
+# --- what foretells it -----------------------------------------------------------------------------
 
 
 def scores(
@@ -94,66 +191,90 @@ def scores(
     What follows the first option can't be seen from its tokens, so one question about each is enough.
     """
     options = frame["text"].tolist()
-    choices = [choice(model, one, options[(i + 1) % len(options)]) for i, one in enumerate(options)]
-    x = activations(model, [one.ids for one in choices], layers, [[one.first] for one in choices])
+    asked = [choice(model, option, options[(i + 1) % len(options)]) for i, option in enumerate(options)]
+    x = activations(model, [question.ids for question in asked], layers, [[question.first] for question in asked])
     return np.stack([
         score(x[row], vectors, layer, method, x[row].mean(dim=0)).numpy() for row, layer in enumerate(layers)
     ])  # fmt: skip
 
 
-def run(model: HookedModel, vectors: EmotionVectors, size: str = "full", elo: Any = None, seed: int = 0) -> StudyResult:
+def observed(model: HookedModel, vectors: EmotionVectors, elo: pd.DataFrame, seed: int = 0) -> dict[str, StudyResult]:
     """Correlation of each emotion's score on an activity's tokens with how strongly the activity is preferred.
 
     Args:
-        elo: strengths that are known already (the table of `strengths`), so that no pair is run.
+        elo: the table "strengths" of `strengths`.
 
     Returns:
-        A row for each emotion, at the default block: r with bootstrap intervals over activities and over categories,
-        `p` and the false-discovery-controlled `q` from permuted strengths; the same within categories, where strengths
-        are permuted within them (`r_within`, `q_within`); and the human valence of the word.
+        "observed", a row for each emotion, at the default block: r with bootstrap intervals over activities and over
+        categories, `p` and the false-discovery-controlled `q` from permuted strengths; the same within categories,
+        where strengths are permuted within them (`r_within`, `q_within`); and the human valence of the word. And
+        "valence", one row, if at least three of the words are rated: the correlation of r with valence, and its p.
     """
     vectors.check_model(model)
-    frame = strengths(model, size, seed=seed).table() if elo is None else elo
-    layer = vectors.default_layer
-    found = scores(model, vectors, frame, [layer])[0]
+    layer, n = vectors.default_layer, len(elo)
+    on_activities = scores(model, vectors, elo, [layer])[0]
     rng = np.random.default_rng(seed)
-    strength, category = frame["elo"].to_numpy(), frame["category"].to_numpy()
+    strength, category = elo["elo"].to_numpy(), elo["category"].to_numpy()
     free = np.stack([rng.permutation(strength) for _ in range(DRAWS)])
     bound = np.stack([_permute_within(strength, category, rng) for _ in range(DRAWS)])
-    r, null = _r(found, strength[None])[0], _r(found, free)
-    inside = _r(_centred(found, category), _centred(strength[:, None], category).T)[0]
-    null_inside = _r(_centred(found, category), _centred(bound.T, category).T)
+    r, null = _r(on_activities, strength[None])[0], _r(on_activities, free)
+    inside = _r(_centred(on_activities, category), _centred(strength[:, None], category).T)[0]
+    null_inside = _r(_centred(on_activities, category), _centred(bound.T, category).T)
     rows = []
     for e, emotion in enumerate(vectors.emotions):
-        _, low, high = correlation(found[:, e], strength, seed=seed)
-        by_category = _cluster_interval(found[:, e], strength, category, seed)
-        row = {"emotion": emotion, "r": r[e], "low": low, "high": high, "p": p_value(abs(r[e]), abs(null[:, e]))}
+        _, low, high = correlation(on_activities[:, e], strength, seed=seed)
+        by_category = _cluster_interval(on_activities[:, e], strength, category, seed)
+        row = {"emotion": emotion, "r": r[e], "low": low, "high": high, "p": p_value(r[e], null[:, e])}
         row |= {"category_low": by_category[0], "category_high": by_category[1], "r_within": inside[e]}
-        rows.append(row | {"p_within": p_value(abs(inside[e]), abs(null_inside[:, e]))})
-    table = pd.DataFrame(rows)
+        rows.append(row | {"p_within": p_value(inside[e], null_inside[:, e])})
+    table = pd.DataFrame(rows).assign(layer=layer)
     table["q"], table["q_within"] = (false_discovery(table[p].to_numpy()) for p in ("p", "p_within"))
-    rated, valence = ratings(vectors.emotions, "glasgow", "valence")
-    table["valence"] = pd.Series(valence, index=rated).reindex(range(len(table)))
-    follows, by_chance = (_r(x.T, valence[None]).ravel() for x in (r[None, rated], null[:, rated]))
-    sentence = _observed(table, layer, len(frame), float(follows[0]), float(np.quantile(abs(by_chance), 0.95)),
-                         p_value(abs(follows[0]), abs(by_chance)))  # fmt: skip
+    rated = texts.ratings("glasgow")
+    table["valence"] = [rated.get(name, {}).get("valence", np.nan) for name in vectors.emotions]
     options = {"x": "valence", "y": "r", "xlabel": "human valence of the word",
                "ylabel": "correlation with preference", "label": "emotion"}  # fmt: skip
-    return StudyResult("preferences", table, sentence, "scatter", options)
+    permuted = f"{DRAWS} permutations of the strengths of {n} activities, q controls the share of false discoveries"
+    results = {"observed": StudyResult("preferences", table, observed_headline(table), permuted, "scatter", options)}
+    if table["valence"].notna().sum() >= RATED:
+        results["valence"] = _along_valence(table, null)
+    return results
 
 
-def _observed(table: pd.DataFrame, layer: int, n: int, follows: float, chance: float, p: float) -> str:
-    best, worst = table.loc[table["r"].idxmax()], table.loc[table["r"].idxmin()]
-    said = [
-        f"{row['emotion']} r = {row['r']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}] (over categories "
-        f"[{row['category_low']:+.2f}, {row['category_high']:+.2f}], within them {row['r_within']:+.2f})"
-        for row in (best, worst)
-    ]
+def observed_headline(frame: pd.DataFrame) -> str:
+    """How many emotions correlate with preference, and the one that does most.
+
+    >>> observed_headline(pd.DataFrame({"emotion": ["calm", "sad"], "r": [0.1, -0.4], "q": [0.8, 0.3]}))
+    '0 of 2 emotions correlate with preference at a false discovery rate of 5%; the strongest is sad (r = -0.40).'
+    """
+    strongest = frame.loc[frame["r"].abs().idxmax()]
     return (
-        f"Block {layer}, {n} activities: {', '.join(said)}. Of {len(table)} emotions "
-        f"{int((table['q'] <= 0.05).sum())} correlate with preference at a false discovery rate of 5%, within "
-        f"categories {int((table['q_within'] <= 0.05).sum())}. Correlation of r with the human valence of the words: "
-        f"{follows:+.2f} (permuted preferences: up to {chance:.2f} in size, {p_text(p)})."
+        f"{int((frame['q'] <= 0.05).sum())} of {len(frame)} emotions correlate with preference at a false discovery "
+        f"rate of 5%; the strongest is {strongest['emotion']} (r = {strongest['r']:+.2f})."
+    )
+
+
+def _along_valence(table: pd.DataFrame, null: np.ndarray) -> StudyResult:
+    """Whether the emotions of pleasant words correlate with preference more than those of unpleasant ones."""
+    rated = table["valence"].notna().to_numpy()
+    valence = table.loc[rated, "valence"].to_numpy()
+    r, by_chance = (_r(x.T, valence[None]).ravel() for x in (table["r"].to_numpy()[None, rated], null[:, rated]))
+    low, high = np.quantile(by_chance, [0.025, 0.975])
+    row = {"words": int(rated.sum()), "r": float(r[0]), "null_low": low, "null_high": high}
+    frame = pd.DataFrame([row | {"p": p_value(float(r[0]), by_chance)}])
+    return StudyResult("valence", frame, valence_headline(frame), f"{len(null)} permutations of the strengths")
+
+
+def valence_headline(frame: pd.DataFrame) -> str:
+    """The correlation over the rated words, and its p.
+
+    >>> valence_headline(pd.DataFrame([{"words": 82, "r": -0.09, "p": 0.81}]))
+    "Over 82 words, an emotion's correlation with preference goes with human valence at r = -0.09 (permuted preferences:
+    p = 0.810)."
+    """
+    row = frame.iloc[0]
+    return (
+        f"Over {row['words']:.0f} words, an emotion's correlation with preference goes with human valence at r = "
+        f"{row['r']:+.2f} (permuted preferences: {p_text(row['p'])})."
     )
 
 
@@ -177,46 +298,69 @@ def _permute_within(x: np.ndarray, category: np.ndarray, rng: np.random.Generato
 
 def _cluster_interval(x: np.ndarray, y: np.ndarray, category: np.ndarray, seed: int) -> tuple[float, float]:
     """Interval of r when whole categories are resampled."""
-    groups, rng, found = (
-        [np.flatnonzero(category == name) for name in np.unique(category)],
-        np.random.default_rng(seed),
-        [],
-    )
+    groups = [np.flatnonzero(category == name) for name in np.unique(category)]
+    rng, drawn = np.random.default_rng(seed), []
     for _ in range(1000):
         rows = np.concatenate([groups[i] for i in rng.integers(0, len(groups), len(groups))])
-        found.append(_r(x[rows, None], y[None, rows])[0, 0])
-    low, high = np.quantile(found, [0.025, 0.975])
+        drawn.append(_r(x[rows, None], y[None, rows])[0, 0])
+    low, high = np.quantile(drawn, [0.025, 0.975])
     return float(low), float(high)
 
 
 def by_layer(model: HookedModel, vectors: EmotionVectors, elo: pd.DataFrame, seed: int = 0) -> StudyResult:
-    """The same correlation in every block, for the emotions of the causal test that correlate most at the default."""
-    found, strength = scores(model, vectors, elo, vectors.layers), elo["elo"].to_numpy()
-    at = _r(found[vectors.layers.index(vectors.default_layer)], strength[None])[0]
-    shown = sorted(CAUSAL, key=lambda name: at[vectors.index(name)])
-    shown = [*shown[:2], *shown[-2:]]
+    """The same correlation in every block, for the emotions of the causal test that correlate most at the default.
+
+    Raises:
+        NotForThisModel: vectors with fewer than two of those emotions.
+    """
+    on_activities, strength = scores(model, vectors, elo, vectors.layers), elo["elo"].to_numpy()
+    at = _r(on_activities[vectors.layers.index(vectors.default_layer)], strength[None])[0]
+    ordered = sorted(emotions_of(vectors, CAUSAL), key=lambda name: at[vectors.index(name)])
+    shown = list(dict.fromkeys([*ordered[:2], *ordered[-2:]]))
     rng = np.random.default_rng(seed)
     permuted = np.stack([rng.permutation(strength) for _ in range(DRAWS)])
-    rows = []
-    largest = np.max([abs(_r(found[row], permuted)).max(axis=1) for row in range(len(vectors.layers))], axis=0)
+    largest = np.max([abs(_r(x, permuted)).max(axis=1) for x in on_activities], axis=0)
     null = np.quantile(largest, 0.95)
+    rows = []
     for row, layer in enumerate(vectors.layers):
         for name in shown:
-            r = correlation(found[row][:, vectors.index(name)], strength, seed=seed)
+            r = correlation(on_activities[row][:, vectors.index(name)], strength, seed=seed)
             rows.append([name, layer, *r, -null, null])
     table = pd.DataFrame(rows, columns=["emotion", "layer", "effect", "low", "high", "null_low", "null_high"])
-    strongest = table.loc[table["effect"].abs().idxmax()]
-    sentence = (
-        f"Over the blocks the strongest correlation of {', '.join(shown)} is that of {strongest['emotion']} at block "
-        f"{int(strongest['layer'])}, r = {strongest['effect']:+.2f} (largest of {len(vectors.emotions)} emotions "
-        f"and {len(vectors.layers)} blocks by chance: {strongest['null_high']:.2f})."
-    )
     options = {"ylabel": "correlation with preference", "series": "emotion", "title": "Preference foretold, by layer"}
-    return StudyResult("preferences_by_layer", table, sentence, "effect_by_layer", options)
+    said = (
+        f"{DRAWS} permutations of the strengths: 95% of the largest correlations of {len(vectors.emotions)} emotions "
+        f"in {len(vectors.layers)} blocks"
+    )
+    return StudyResult("preferences_by_layer", table, by_layer_headline(table), said, "effect_by_layer", options)
+
+
+def by_layer_headline(frame: pd.DataFrame) -> str:
+    """The strongest correlation, against the largest of all emotions and blocks.
+
+    >>> row = {"emotion": "blissful", "layer": 23, "effect": 0.39, "null_low": -0.49, "null_high": 0.49}
+    >>> by_layer_headline(pd.DataFrame([row]))
+    'Over the blocks, the strongest correlation with preference is that of blissful at block 23, r = +0.39; the largest
+    of all emotions and blocks reaches 0.49 by chance, so it is inside the null.'
+    """
+    strongest = frame.loc[frame["effect"].abs().idxmax()]
+    inside = strongest["null_low"] <= strongest["effect"] <= strongest["null_high"]
+    return (
+        f"Over the blocks, the strongest correlation with preference is that of {strongest['emotion']} at block "
+        f"{strongest['layer']:.0f}, r = {strongest['effect']:+.2f}; the largest of all emotions and blocks reaches "
+        f"{strongest['null_high']:.2f} by chance, so it is {Verdict.INSIDE if inside else Verdict.BEYOND}."
+    )
+
+
+# --- what steering changes -------------------------------------------------------------------------
 
 
 def split(frame: pd.DataFrame, seed: int = 0) -> np.ndarray:
-    """Which activities are steered: half of each category, the others are controls."""
+    """Which activities are steered: half of each category, the others are controls.
+
+    >>> int(split(pd.DataFrame({"category": ["x", "x"]})).sum())
+    1
+    """
     steered = frame.groupby("category").sample(frac=0.5, random_state=seed).index
     return frame.index.isin(steered)
 
@@ -227,62 +371,70 @@ def causal(
     elo: pd.DataFrame,
     observed: pd.DataFrame,
     emotions: Sequence[str] = CAUSAL,
-    opponents: int = 2,
-    draws: int = 39,
     strength: float = STRENGTH,
+    draws: int = BY_RANK,
     seed: int = 0,
 ) -> StudyResult:
     """Change of an activity's Elo against control activities when only its own tokens are steered.
 
     Args:
-        elo, observed: the tables of `strengths` and of `run`.
-        opponents: controls that each steered activity meets, in both orders.
+        elo, observed: the tables "strengths" of `strengths` and "observed" of `observed`.
+        emotions: that are steered towards, of those that the vectors have.
         draws: random directions, and refits with shuffled labels, each one direction.
 
     Returns:
         A row for each direction: `effect`, the mean change of log-odds in points of Elo, with its interval over the
         steered activities; for an emotion its observed r, and p against the t prediction interval of each null,
-        multiplied by the number of emotions.
+        multiplied by the number of emotions, and the verdict.
+
+    Raises:
+        NotForThisModel: vectors with fewer than three of the emotions.
     """
     layer = vectors.default_layer
-    named = [vectors[name] for name in emotions]
-    families = null_directions(model, vectors, named[:1], draws, layer, seed)
-    kinds = {kind: [family[0] for family in found] for kind, found in families.items()}
-    directions = [*named, *(one for found in kinds.values() for one in found)]
-    changes = _changes(model, elo, directions, layer, strength, opponents, seed)
-    effect = changes.mean(axis=1)
-    table = pd.DataFrame({"direction": [one.name for one in directions], "effect": effect})
-    table["kind"] = ["emotion"] * len(named) + [kind for kind, found in kinds.items() for _ in found]
-    table[["low", "high"]] = [bootstrap_mean(row, seed=seed) for row in changes]
+    named = [vectors[name] for name in emotions_of(vectors, emotions, RATED)]
+    n, nulls = len(named), null_directions(model, vectors, named[:1], draws, layer, seed)
+    kinds = {kind: [family[0] for family in families] for kind, families in nulls.families.items()}
+    directions = [*named, *(direction for drawn in kinds.values() for direction in drawn)]
+    steered = _changes(model, elo, directions, layer, strength, seed)
+    effect = steered.mean(axis=1)
+    table = pd.DataFrame({"direction": [direction.name for direction in directions], "effect": effect})
+    table["kind"] = ["emotion"] * n + [kind for kind, drawn in kinds.items() for _ in drawn]
+    table[["low", "high"]] = [bootstrap_mean(row, seed=seed) for row in steered]
     table["r"] = table["direction"].map(observed.set_index("emotion")["r"]).where(table["kind"].eq("emotion"))
     for kind in kinds:
-        null = table.loc[table["kind"].eq(kind), "effect"]
-        p = outside_draws(effect[: len(named)], null.to_numpy())[0] * len(named)
-        table[f"p_{kind}"] = pd.Series(p.clip(max=1), index=range(len(named))).reindex(table.index)
-    kept = [column for column in table if column.startswith("p_")]
-    above = table.loc[table[kept].max(axis=1, skipna=False) <= 0.05, "direction"].tolist()
-    r, low, high = correlation(table["effect"][: len(named)], table["r"][: len(named)], seed=seed)
-    best, worst = table.loc[table["effect"][: len(named)].idxmax()], table.loc[table["effect"][: len(named)].idxmin()]
-    bands = "; ".join(
-        f"{kind} {part['effect'].quantile(0.025):+.0f} to {part['effect'].quantile(0.975):+.0f}"
-        for kind, part in table[table["kind"].ne("emotion")].groupby("kind")
-    )
-    sentence = (
-        f"Steering only an activity's tokens at block {layer}, strength {strength:g}: {best['direction']} "
-        f"{best['effect']:+.0f} Elo [{best['low']:+.0f}, {best['high']:+.0f}], {worst['direction']} "
-        f"{worst['effect']:+.0f} [{worst['low']:+.0f}, {worst['high']:+.0f}] (95% of the nulls: {bands}); above both "
-        f"nulls {', '.join(above) if above else 'none'} of {len(named)}. Effect against the observed r: "
-        f"{r:+.2f} [{low:+.2f}, {high:+.2f}]."
+        null = table.loc[table["kind"].eq(kind), "effect"].to_numpy()
+        p = np.minimum(1, outside_draws(effect[:n], null)[0] * n)
+        table[null_columns(kind)[2]] = pd.Series(p, index=range(n)).reindex(table.index)
+    columns = [null_columns(kind)[2] for kind in kinds]
+    table["verdict"] = pd.Series([Verdict.of(row) for row in table.loc[: n - 1, columns].to_numpy()]).reindex(
+        table.index
     )
     options = {"x": "r", "y": "effect", "null": "null directions", "xlabel": "correlation with preference, unsteered",
                "ylabel": "change by steering (Elo)", "label": "direction", "labels": 22}  # fmt: skip
-    return StudyResult("preference_steering", table, sentence, "scatter", options)
+    null = f"{draws} directions of each kind ({', '.join(kinds)}), p corrected for {n} emotions"
+    return StudyResult("preference_steering", table, causal_headline(table), null, "scatter", options)
+
+
+def causal_headline(frame: pd.DataFrame) -> str:
+    """How many emotions are beyond both nulls, and how their effects go with what was observed.
+
+    >>> frame = pd.DataFrame({"kind": "emotion", "effect": [1.0, 2, 3], "r": [0.1, 0.3, 0.2]})
+    >>> causal_headline(frame.assign(verdict=Verdict.INSIDE))
+    'Steering the tokens of an activity changes its strength beyond both nulls for 0 of 3 emotions; the effects go with
+    the observed correlations at r = +0.50.'
+    """
+    emotions = frame[frame["kind"] == "emotion"]
+    r = np.corrcoef(emotions["effect"], emotions["r"])[0, 1]
+    return (
+        f"Steering the tokens of an activity changes its strength beyond both nulls for "
+        f"{int((emotions['verdict'] == Verdict.BEYOND).sum())} of {len(emotions)} emotions; the effects go with the "
+        f"observed correlations at r = {r:+.2f}."
+    )
 
 
 def _changes(
-    model: HookedModel, elo: pd.DataFrame, directions: Sequence[Direction], layer: int, strength: float, opponents: int,
-    seed: int,
-) -> np.ndarray:  # fmt: skip
+    model: HookedModel, elo: pd.DataFrame, directions: Sequence[Direction], layer: int, strength: float, seed: int
+) -> np.ndarray:
     """Change in Elo points [direction steered], a mean over opponents and both orders."""
     steered = split(elo, seed)
     rng, options = np.random.default_rng(seed), elo["text"].tolist()
@@ -291,19 +443,18 @@ def _changes(
         j: share(model, [choice(model, options[j], options[i]) for i in np.flatnonzero(steered)], True)
         for j in controls
     }
-    rows, strengths_ = [None, *directions], [0.0] + [strength] * len(directions)
+    rows, doses = [None, *directions], [0.0] + [strength] * len(directions)
     out = []
     for i in np.flatnonzero(steered):
-        met = rng.choice(controls, min(opponents, len(controls)), replace=False)
+        met = rng.choice(controls, min(OPPONENTS, len(controls)), replace=False)
         first = [choice(model, options[i], options[j]) for j in met]
-        found = []
-        with steer(model, rows, strengths_, layer, [first[0].first]):
+        with steer(model, rows, doses, layer, [first[0].first]):
             shared, cut = share(model, first)
-            found.append(answer_odds(model, shared, [one.ids[cut:] for one in first]))
+            odds = [answer_odds(model, shared, [question.ids[cut:] for question in first])]
         for j in met:
             second, (shared, cut) = choice(model, options[j], options[i]), alone[j]
-            with steer(model, rows, strengths_, layer, [second.second]):
-                found.append(-answer_odds(model, shared, [second.ids[cut:]]))
-        favour = np.concatenate([x.numpy() for x in found], axis=1).mean(axis=1)
+            with steer(model, rows, doses, layer, [second.second]):
+                odds.append(-answer_odds(model, shared, [second.ids[cut:]]))
+        favour = np.concatenate([x.numpy() for x in odds], axis=1).mean(axis=1)
         out.append(ELO * (favour[1:] - favour[0]))
     return np.stack(out, axis=1)

@@ -1,43 +1,90 @@
 """Is the arrangement of the emotions the same in other layers, and in another model? (paper, section 6)"""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
-import emolens.corpus as texts
 from emolens.corpus.stories import Corpus
 from emolens.models.model import HookedModel
 from emolens.results import StudyResult
 from emolens.stats import p_text, p_value
+from emolens.studies._common import check_size, emotions_of, other_embedded
 from emolens.vectors.emotion_vectors import EmotionVectors
 from emolens.vectors.geometry import alike, triangle
 from emolens.vectors.pooling import RULES, pool
-from emolens.vectors.refit import refit
+from emolens.vectors.refit import refit, stories_of
 
 LAYERS = 14  # central ones, as in the paper
+FEWEST = 3  # emotions, whose three pairs are what a correlation needs
 
 
-def run(model: HookedModel, vectors: EmotionVectors, size: str = "full", method: str = "denoised") -> StudyResult:
-    """Similarity of the cosine matrices of central layers, with linear CKA and Spearman beside it."""
+def run(
+    model: HookedModel,
+    vectors: EmotionVectors,
+    size: str = "full",
+    method: str = "denoised",
+    other: tuple[HookedModel, EmotionVectors] | None = None,
+    draws: int = 999,
+    seed: int = 0,
+) -> dict[str, StudyResult]:
+    """How alike the cosine matrices of central layers are, and those of two models.
+
+    Args:
+        other: another model with its vectors. In "full" of an embedded model the other embedded one; where there is
+            none, there is no "between_models".
+
+    Returns:
+        "layers", a row for each pair of layers; and "between_models", as of `between`.
+
+    Raises:
+        NotForThisModel: fewer than three emotions.
+
+    >>> run(model, vectors, "quick")["layers"].table().columns.tolist()
+    ['row', 'column', 'pearson', 'spearman', 'cka', 'score']
+    """
+    check_size(size)
+    vectors.check_model(model)
+    emotions_of(vectors, vectors.emotions, FEWEST)
+    other = other_embedded(model) if other is None and size == "full" else other
+    results = {"layers": layers(vectors, method)}
+    if other:
+        results["between_models"] = between(model, vectors, other, method, draws, seed)
+    return results
+
+
+def layers(vectors: EmotionVectors, method: str = "denoised") -> StudyResult:
+    """Similarity of the cosine matrices of central layers, with linear CKA and Spearman beside it.
+
+    >>> layers(shipped).headline()
+    'The cosine matrices of blocks 18 to 22 correlate with each other at 0.97 or more.'
+    """
     count = min(LAYERS, len(vectors.layers))
     start = (len(vectors.layers) - count) // 2
-    layers = vectors.layers[start : start + count]
-    matrices = alike([vectors.matrix(layer, method) for layer in layers])
+    central = vectors.layers[start : start + count]
+    matrices = alike([vectors.matrix(layer, method) for layer in central])
     rows = []
-    for i, a in enumerate(layers):
-        for j, b in enumerate(layers):
+    for i, a in enumerate(central):
+        for j, b in enumerate(central):
             rows.append({"row": a, "column": b} | {name: float(matrix[i, j]) for name, matrix in matrices.items()})
     frame = pd.DataFrame(rows).assign(score=lambda frame: frame["pearson"])
-    apart = frame[frame["row"] != frame["column"]]
-    span = {name: f"{apart[name].min():.2f} to {apart[name].max():.2f}" for name in matrices}
-    verdict = (
-        f"The cosine matrices of blocks {layers[0]} to {layers[-1]} correlate with each other at {span['pearson']} "
-        f"(Spearman {span['spearman']}, linear CKA {span['cka']}); the two ends at {matrices['pearson'][0, -1]:.2f}."
-    )
     options = {"title": "Similarity of the cosine matrices", "lowest": min(0.5, float(frame["score"].min()))}
-    return StudyResult("alignment", frame, verdict, "score_matrix", options)
+    null = "none: the layers are compared with each other; between models there is one"
+    return StudyResult("alignment", frame, layers_headline(frame), null, "score_matrix", options)
+
+
+def layers_headline(frame: pd.DataFrame) -> str:
+    """The lowest similarity of two layers.
+
+    >>> layers_headline(pd.DataFrame({"row": [8, 8], "column": [8, 9], "pearson": [1.0, 0.95]}))
+    'The cosine matrices of blocks 8 to 9 correlate with each other at 0.95 or more.'
+    """
+    return (
+        f"The cosine matrices of blocks {frame['row'].min()} to {frame['column'].max()} correlate with each other at "
+        f"{frame['pearson'].min():.2f} or more."
+    )
 
 
 def halves(
@@ -46,21 +93,34 @@ def halves(
     """Vectors from two halves of the topics of each register, at one layer.
 
     Args:
-        corpus: the stories that the vectors were derived from at this layer alone; default all the packaged ones.
+        corpus: the stories that the vectors were derived from, where `stories_of` does not find them; they are pooled
+            at this layer alone.
+
+    >>> first, second = halves(model, vectors, 2, corpus)
+    >>> first.emotions == second.emotions == vectors.emotions
+    True
     """
-    stories = texts.stories() if corpus is None else corpus
-    topics = {r: sorted({s.topic for s in stories if s.register == r}) for r in {s.register for s in stories}}
-    side = torch.tensor([topics[s.register].index(s.topic) % 2 == 0 for s in stories])
+    stories = stories_of(vectors) if corpus is None else corpus
+    first = first_half(stories)
     pooled = None if corpus is None else pool(model, corpus.texts, [layer], RULES, progress=False)
-    one, other = (refit(model, vectors, [layer], corpus=corpus, pooled=pooled, keep=rows) for rows in (side, ~side))
-    return one, other
+    made = (refit(model, vectors, [layer], corpus=stories, pooled=pooled, keep=keep) for keep in (first, ~first))
+    return next(made), next(made)
+
+
+def first_half(stories: Corpus) -> torch.Tensor:
+    """Which stories are of every other topic of their register.
+
+    >>> bool(0.4 < first_half(corpus).float().mean() < 0.6)
+    True
+    """
+    topics = {r: sorted({s.topic for s in stories if s.register == r}) for r in {s.register for s in stories}}
+    return torch.tensor([topics[s.register].index(s.topic) % 2 == 0 for s in stories])
 
 
 def between(
     model: HookedModel,
     vectors: EmotionVectors,
-    other_model: HookedModel,
-    other: EmotionVectors,
+    other: tuple[HookedModel, EmotionVectors],
     method: str = "denoised",
     draws: int = 999,
     seed: int = 0,
@@ -74,32 +134,55 @@ def between(
     halves agree within each model.
 
     Args:
+        other: the other model with its vectors; the emotions that both have are compared.
         same: the layer of both, for two checkpoints; default the one chosen for each on the stories.
         corpus: as for `halves`.
+
+    >>> between(model, vectors, (model, vectors), draws=39, same=2, corpus=corpus).table()["pearson"].round(3).item()
+    1.0
     """
-    layers = (vectors.chosen_layer(method), other.chosen_layer(method)) if same is None else (same, same)
-    found = alike([vectors.matrix(layers[0], method), other.matrix(layers[1], method)])
+    other_model, other_vectors = other
+    shared = emotions_of(vectors, other_vectors.emotions, FEWEST)
+    sides = ((model, vectors, same), (other_model, other_vectors, same))
+    at = [v.chosen_layer(method) if layer is None else layer for _, v, layer in sides]
+    wholes = [v[shared].matrix(layer, method) for (_, v, _), layer in zip(sides, at, strict=True)]
     parts = [
-        half.matrix(layer, method)
-        for m, v, layer in ((model, vectors, layers[0]), (other_model, other, layers[1]))
+        half[shared].matrix(layer, method)
+        for (m, v, _), layer in zip(sides, at, strict=True)
         for half in halves(m, v, layer, corpus)
     ]
     half = alike(parts)["pearson"]
-    own = float(half[0, 1]), float(half[2, 3])
+    within = float(half[0, 1]), float(half[2, 3])
+    null = _permuted(wholes, draws, seed)
+    row: dict[str, Any] = {"model": model.name, "other": other_model.name, "layer": at[0], "other_layer": at[1]}
+    row |= {name: float(matrix[0, 1]) for name, matrix in alike(wholes).items()}
+    row |= {"disjoint": float(half[0, 3] + half[1, 2]) / 2, "half": within[0], "other_half": within[1]}
+    row |= {"ceiling": float(np.sqrt(max(within[0], 0) * max(within[1], 0))), "null": float(np.quantile(null, 0.95))}
+    row["p"] = p_value(row["pearson"], null)
+    frame = pd.DataFrame([row])
+    return StudyResult("between_models", frame, between_headline(frame), f"{draws} permutations of the emotions")
+
+
+def between_headline(frame: pd.DataFrame) -> str:
+    """How alike the two models are, on the same stories and on different ones.
+
+    >>> between_headline(pd.DataFrame([{"pearson": 0.93, "p": 0.001, "disjoint": 0.82, "ceiling": 0.87}]))
+    'The cosine matrices of the two models correlate at 0.93 (permuted emotions: p = 0.001), and on different halves of
+    the topics at 0.82, where 0.87 is the most that can be expected.'
+    """
+    row = frame.iloc[0]
+    return (
+        f"The cosine matrices of the two models correlate at {row['pearson']:.2f} (permuted emotions: "
+        f"{p_text(row['p'])}), and on different halves of the topics at {row['disjoint']:.2f}, where "
+        f"{row['ceiling']:.2f} is the most that can be expected."
+    )
+
+
+def _permuted(matrices: Sequence[torch.Tensor], draws: int, seed: int) -> np.ndarray:
+    """The correlation of the two cosine matrices when the emotions of the second are permuted."""
+    a, b = (matrix @ matrix.T for matrix in matrices)
     rng, null = np.random.default_rng(seed), []
-    a, b = vectors.similarity(layers[0], method), other.similarity(layers[1], method)
     for _ in range(draws):
         order = torch.from_numpy(rng.permutation(len(b)))
         null.append(float(torch.corrcoef(torch.stack([triangle(a), triangle(b[order][:, order])]))[0, 1]))
-    row: dict[str, Any] = {"model": model.name, "other": other_model.name, "layer": layers[0]}
-    row |= {"other_layer": layers[1]} | {name: float(matrix[0, 1]) for name, matrix in found.items()}
-    row |= {"disjoint": float(half[0, 3] + half[1, 2]) / 2, "half": own[0], "other_half": own[1]}
-    row |= {"ceiling": float(np.sqrt(max(own[0], 0) * max(own[1], 0))), "null": float(np.quantile(null, 0.95))}
-    row["p"] = p_value(row["pearson"], np.array(null))
-    verdict = (
-        f"The cosine matrices of {model.name} (block {layers[0]}) and {other_model.name} (block {layers[1]}) correlate "
-        f"at {row['pearson']:.2f} (permuted emotions: up to {row['null']:.2f}, {p_text(row['p'])}) on the same stories "
-        f"and at {row['disjoint']:.2f} on different halves of the topics, where the ceiling is {row['ceiling']:.2f} "
-        f"(halves within each model: {own[0]:.2f} and {own[1]:.2f})."
-    )
-    return StudyResult("between_models", pd.DataFrame([row]), verdict)
+    return np.array(null)

@@ -14,17 +14,109 @@ from torch import Tensor
 import emolens.corpus as texts
 from emolens.models.model import HookedModel
 from emolens.results import StudyResult
-from emolens.stats import correlation, p_text, p_value
+from emolens.stats import Verdict, correlation, p_text, tail_p
+from emolens.studies._common import READOUTS, check_size
 from emolens.vectors.emotion_vectors import EmotionVectors
 from emolens.vectors.geometry import components, reliable_layer
-from emolens.vectors.refit import refit
+from emolens.vectors.refit import refit, stories_of
 
 SCALES = ("valence", "arousal", "dominance")
 SOURCES = ("glasgow", "russell_mehrabian")
 COMPONENTS = 5
 FEWEST = 10  # rated words for which a correlation says anything
+LOOKED_AT = {"valence": 2, "arousal": 3}  # how many of the first components a headline chooses from
+ORDINALS = ("first", "second", "third", "fourth", "fifth")
 
 log = logging.getLogger(__name__)
+
+
+def run(
+    model: HookedModel,
+    vectors: EmotionVectors,
+    size: str = "full",
+    registers: Sequence[str] = (),
+    methods: Sequence[str] = READOUTS,
+) -> dict[str, StudyResult]:
+    """Correlation of the first components with human ratings, from each register of the stories.
+
+    Args:
+        size: "quick" looks at the first register with the first of the methods, and draws fewer permutations.
+        registers: of the stories, or "both" for all of them; default plain, literary, both, as the stories have them.
+
+    Returns:
+        "{register}_{method}" for each of these, as `of_register` describes it; and in "full" "by_layer".
+
+    Raises:
+        ValueError: fewer than ten of the emotions are rated.
+    """
+    check_size(size)
+    vectors.check_model(model)
+    registers = list(registers) or _registers(vectors)
+    if size == "quick":
+        registers, methods = registers[:1], methods[:1]
+    results = {}
+    for register in registers:
+        refitted = of_register(model, vectors, register)
+        for method in methods:
+            results[f"{register}_{method}"] = components_of(refitted, register, method, 9999 if size == "full" else 999)
+    if size == "full":
+        results["by_layer"] = by_layer(of_register(model, vectors, registers[0]))
+    return results
+
+
+def _registers(vectors: EmotionVectors) -> list[str]:
+    """The registers of the stories that the vectors were derived from, plain first, and "both" where there are more."""
+    known = sorted({story.register for story in stories_of(vectors)}, reverse=True)
+    return [*known, "both"] if len(known) > 1 else known
+
+
+def of_register(model: HookedModel, vectors: EmotionVectors, register: str) -> EmotionVectors:
+    """Vectors from one register, or as they are for "both".
+
+    >>> of_register(model, vectors, "both") is vectors
+    True
+    """
+    return vectors if register == "both" else refit(model, vectors, register=register)[list(vectors.emotions)]
+
+
+def components_of(
+    vectors: EmotionVectors, register: str = "both", method: str = "denoised", draws: int = 9999
+) -> StudyResult:
+    """`against_ratings` at the layer chosen by split-half reliability.
+
+    Args:
+        vectors: of this register.
+
+    >>> components_of(shipped, draws=99).table()["layer"].unique().tolist()
+    [22]
+    """
+    layer = reliable_layer(vectors, method)
+    frame = against_ratings(vectors.vectors(layer, method), vectors.emotions, draws)
+    frame = frame.assign(layer=layer, register=register, method=method)
+    null = f"{draws} permutations of the ratings over the words: the largest |r| of the first {COMPONENTS} components"
+    return StudyResult("circumplex", frame, headline(frame), null, "component_bars")
+
+
+def headline(frame: pd.DataFrame) -> str:
+    """Which of the first two components goes with human valence, and which of the first three with arousal.
+
+    >>> row = {"source": "glasgow", "register": "plain", "component": 1, "p": 1e-4}
+    >>> headline(pd.DataFrame([row | {"scale": "valence", "r": 0.79}, row | {"scale": "arousal", "r": 0.56}]))
+    'From plain stories, the first component goes with human valence at |r| = 0.79 (permuted ratings: p < 0.001), the
+    first one with arousal at |r| = 0.56 (p < 0.001).'
+    """
+    frame = frame[frame["source"] == frame["source"].iloc[0]]
+    best = {}
+    for scale, first in LOOKED_AT.items():
+        part = frame[(frame["scale"] == scale) & (frame["component"] <= first)]
+        best[scale] = part.loc[part["r"].idxmax()]
+    register = {"both": "the stories of both registers"}.get(frame["register"].iloc[0])
+    (valence, arousal), names = best.values(), [ORDINALS[int(row["component"]) - 1] for row in best.values()]
+    return (
+        f"From {register or frame['register'].iloc[0] + ' stories'}, the {names[0]} component goes with human valence "
+        f"at |r| = {valence['r']:.2f} (permuted ratings: {p_text(valence['p'])}), the {names[1]} one with arousal at "
+        f"|r| = {arousal['r']:.2f} ({p_text(arousal['p'])})."
+    )
 
 
 def ratings(emotions: tuple[str, ...], source: str, scale: str) -> tuple[list[int], np.ndarray]:
@@ -32,6 +124,10 @@ def ratings(emotions: tuple[str, ...], source: str, scale: str) -> tuple[list[in
 
     Raises:
         ValueError: fewer than ten of the emotions are rated.
+
+    >>> rows, human = ratings(shipped.emotions, "glasgow", "valence")
+    >>> len(rows), len(human)
+    (82, 82)
     """
     rated = {name: row[scale] for name, row in texts.ratings(source).items() if scale in row}
     if unknown := [name for name in rated if name not in emotions]:
@@ -58,8 +154,17 @@ def against_ratings(
     words that it was not fitted on (ten folds).
 
     Args:
-        sources: names of packaged ratings, or .csv files (see `corpus.ratings`).
+        sources: names of packaged ratings, or .csv files (see `corpus.ratings`). One that rates fewer than ten of the
+            emotions is passed over where another one rates more.
+
+    Raises:
+        ValueError: no source rates ten of the emotions.
+
+    >>> table = against_ratings(shipped.vectors(20), shipped.emotions, 99, sources=["glasgow"])
+    >>> table.query("scale == 'valence'")["r"].round(2).tolist()
+    [0.16, 0.31, 0.55, 0.53, 0.15]
     """
+    sources = _rated_enough(emotions, sources)
     x, explained = components(vectors, COMPONENTS)
     rng, rows = np.random.default_rng(seed), []
     for source in sources:
@@ -73,10 +178,10 @@ def against_ratings(
             for component in range(COMPONENTS):
                 r, low, high = correlation(places[:, component], human, seed=seed)
                 ends = (min(low, high), max(low, high)) if r >= 0 else (-max(low, high), -min(low, high))
-                found: dict[str, Any] = {"source": source, "scale": scale, "rating": f"{scale} ({source})"}
-                found |= {"component": component + 1, "explained": float(explained[component]), "words": len(words)}
-                found |= {"r": abs(r), "low": ends[0], "high": ends[1], "null": float(np.quantile(null, 0.95))}
-                rows.append(found | {"p": p_value(abs(r), null), "ridge": correlation(told, human, draws=2)[0]})
+                row: dict[str, Any] = {"source": source, "scale": scale, "rating": f"{scale} ({source})"}
+                row |= {"component": component + 1, "explained": float(explained[component]), "words": len(words)}
+                row |= {"r": abs(r), "low": ends[0], "high": ends[1], "null": float(np.quantile(null, 0.95))}
+                rows.append(row | {"p": tail_p(abs(r), null), "ridge": correlation(told, human, draws=2)[0]})
     return pd.DataFrame(rows)
 
 
@@ -84,65 +189,63 @@ def _largest(places: np.ndarray, human: np.ndarray) -> float:
     return float(np.abs(np.corrcoef(np.vstack([human, places.T]))[0, 1:]).max())
 
 
-def run(
-    model: HookedModel, vectors: EmotionVectors, size: str = "full", register: str = "plain", method: str = "denoised"
-) -> StudyResult:
-    """At the layer chosen by split-half reliability; `quick` draws fewer permutations."""
-    vectors = of_register(model, vectors, register)
-    layer = reliable_layer(vectors, method)
-    frame = against_ratings(vectors.vectors(layer, method), vectors.emotions, 9999 if size == "full" else 999)
-    frame = frame.assign(layer=layer, register=register, method=method)
-    return StudyResult("circumplex", frame, _verdict(frame, layer, register, method), "component_bars")
+def _rated_enough(emotions: tuple[str, ...], sources: Sequence[str]) -> list[str]:
+    """The sources that rate enough of the emotions, or all of them if none does, so that the error says so."""
+    counts = {source: len(set(texts.ratings(source)) & set(emotions)) for source in sources}
+    return [source for source in sources if counts[source] >= FEWEST] or list(sources)
 
 
-def of_register(model: HookedModel, vectors: EmotionVectors, register: str) -> EmotionVectors:
-    """Vectors from one register, or as they are for "both"."""
-    return vectors if register == "both" else refit(model, vectors, register=register)
+def by_layer(vectors: EmotionVectors, method: str = "denoised", first: int = 3) -> StudyResult:
+    """Where in the model valence and arousal emerge: the largest |r| of the first components, layer by layer.
 
+    Args:
+        first: how many components are looked at in each layer.
 
-def by_layer(
-    model: HookedModel, vectors: EmotionVectors, register: str = "plain", method: str = "denoised", first: int = 3
-) -> StudyResult:
-    """Where in the model valence and arousal emerge: the largest |r| of the first components, layer by layer."""
-    vectors = of_register(model, vectors, register)
+    >>> by_layer(shipped.at(18, 20)).table()["layer"].tolist()
+    [18, 18, 20, 20]
+    """
     rows = []
     for layer in vectors.layers:
         table = against_ratings(vectors.vectors(layer, method), vectors.emotions, 199)
-        for scale in ("valence", "arousal"):
-            part = table[(table["scale"] == scale) & (table["source"] == "glasgow") & (table["component"] <= first)]
+        for scale in LOOKED_AT:
+            source = table["source"].iloc[0]
+            part = table[(table["scale"] == scale) & (table["source"] == source) & (table["component"] <= first)]
             best = part.loc[part["r"].idxmax()]
             row = {"layer": layer, "scale": scale, "component": int(best["component"]), "effect": best["r"]}
             rows.append(row | {"low": best["low"], "high": best["high"], "null_low": 0.0, "null_high": best["null"]})
     frame = pd.DataFrame(rows)
-    top = {scale: part.loc[part["effect"].idxmax()] for scale, part in frame.groupby("scale", sort=False)}
-    said = "; ".join(
-        f"{scale} is highest at block {row['layer']} (|r| = {row['effect']:.2f})" for scale, row in top.items()
-    )
     options = {
         "series": "scale",
         "ylabel": "|r| with the Glasgow Norms",
         "title": f"Best of the first {first} components",
     }
-    return StudyResult("circumplex_by_layer", frame, f"Over the layers, {said}.", "effect_by_layer", options)
+    null = f"199 permutations of the ratings in each layer: 95% of the largest |r| of the first {COMPONENTS} components"
+    return StudyResult("circumplex_by_layer", frame, by_layer_headline(frame), null, "effect_by_layer", options)
 
 
-def _verdict(frame: pd.DataFrame, layer: int, register: str, method: str) -> str:
-    said = []
-    for scale, first in (("valence", 2), ("arousal", 3)):
-        for source in SOURCES:
-            part = frame[(frame["source"] == source) & (frame["scale"] == scale) & (frame["component"] <= first)]
-            best = part.loc[part["r"].idxmax()]
-            said.append(
-                f"{scale} ({source}, {best['words']} words): component {best['component']}, |r| = {best['r']:.2f} "
-                f"[{best['low']:.2f}, {best['high']:.2f}] ({p_text(best['p'])}; null up to {best['null']:.2f}; "
-                f"cross-validated ridge r = {best['ridge']:.2f})"
-            )
-    name = {"both": "both registers"}.get(register, f"the {register} register")
-    return f"From {name}, {method}, block {layer}: " + "; ".join(said) + "."
+def by_layer_headline(frame: pd.DataFrame) -> str:
+    """Where valence and arousal are highest, and whether that is beyond the null of the layer.
+
+    >>> row = {"layer": 18, "effect": 0.83, "null_high": 0.28}
+    >>> by_layer_headline(pd.DataFrame([row | {"scale": "valence"}, row | {"scale": "arousal", "effect": 0.2}]))
+    'Over the layers, valence is highest at block 18 (|r| = 0.83, beyond the null of the block) and arousal at block 18
+    (|r| = 0.20, inside the null of the block).'
+    """
+    top = {scale: part.loc[part["effect"].idxmax()] for scale, part in frame.groupby("scale", sort=False)}
+    places = [
+        f"block {row['layer']} (|r| = {row['effect']:.2f}, "
+        f"{Verdict.BEYOND if row['effect'] > row['null_high'] else Verdict.INSIDE} of the block)"
+        for row in (top["valence"], top["arousal"])
+    ]
+    return f"Over the layers, valence is highest at {places[0]} and arousal at {places[1]}."
 
 
 def ends(vectors: EmotionVectors, layer: int, method: str = "denoised", k: int = 6) -> pd.DataFrame:
-    """The emotions at either end of each component."""
+    """The emotions at either end of each component.
+
+    >>> ends(shipped, 20, k=2).loc[1, "one end"]
+    'serene, fulfilled'
+    """
     x, explained = components(vectors.vectors(layer, method), COMPONENTS)
     rows = []
     for component in range(COMPONENTS):

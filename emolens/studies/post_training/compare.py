@@ -16,7 +16,7 @@ from emolens.files import data_path
 from emolens.models.model import HookedModel
 from emolens.results import StudyResult
 from emolens.stats import correlation
-from emolens.studies._common import near, rating_weights
+from emolens.studies._common import NotForThisModel, check_size, near, rating_weights
 from emolens.studies.post_training._checkpoints import (
     GROUPS,
     Ruler,
@@ -28,7 +28,8 @@ from emolens.studies.post_training._checkpoints import (
     prompt_rows,
     shared,
 )
-from emolens.training.packaged_children import MANNERS
+from emolens.training.adapters import load_adapter
+from emolens.training.packaged_children import BASE, DIALOGUES, MANNERS, null_children
 from emolens.vectors.derive import derive
 from emolens.vectors.emotion_vectors import EmotionVectors
 
@@ -64,6 +65,10 @@ def compare(
 
     Raises:
         ValueError: models of different architecture or tokenizer, prompts with an empty kind, no model.
+
+    >>> prompts = {"challenging": ["I lost my job.", "I am ill."], "neutral": ["What is rain?", "What is tea?"]}
+    >>> float(compare(model, model, vectors, prompts).table()["shift"].abs().max())
+    0.0
     """
     posts = ladder(base, post)
     rows = prompt_rows(prompts)
@@ -86,11 +91,101 @@ def compare(
             found = shifts(before[form], after[form], nulls, rulers, layers, neutral_mask(rows), seed=seed)
             tables.append(found.assign(child=child.name, form=form))
     frame = pd.concat(tables, ignore_index=True)
-    return StudyResult("comparison", frame, verdict(frame), "shift_dots", {"title": f"Shift from {base.name}"})
+    options = {"title": f"Shift from {base.name}"}
+    return StudyResult("comparison", frame, headline(frame), null_of(len(unmoved)), "shift_dots", options)
+
+
+def run(
+    model: HookedModel,
+    vectors: EmotionVectors,
+    size: str = "full",
+    posts: Sequence[HookedModel] | None = None,
+    null: Sequence[HookedModel] | None = None,
+    seed: int = 0,
+) -> dict[str, StudyResult]:
+    """A base model against its post-trained children, read with the base's vectors (paper, section 9).
+
+    Args:
+        size: "full" reads all layers and holds the shifts against children that were trained as long without a
+            manner; "quick" reads the chosen layer and has no null.
+        posts: the children; default the two that ship with the package for the embedded base model.
+        null: the children that should not shift; default five, from the cache or trained (two minutes each).
+
+    Returns:
+        "shifts", of each emotion at the chosen layer; and in "full" "axes", along valence and arousal by layer,
+        "by_layer", of each emotion, "summary", how alike base and child are, "null", the shifts of the null children,
+        and "against_paper", the rank correlation with the paper's shifts.
+
+    Raises:
+        NotForThisModel: a model without packaged children, and no `posts`.
+
+    >>> run(model, vectors, "quick")
+    Traceback (most recent call last):
+    emolens.studies._common.NotForThisModel: no post-trained children of tiny-llama ship with the package...
+    """
+    check_size(size)
+    children = packaged_posts(model) if posts is None else list(posts)
+    if size == "quick":
+        return {"shifts": compare(model, children, vectors, null=null or (), seed=seed)}
+    unmoved = [child.model for child in null_children(model)] if null is None else list(null)
+    chosen = near(vectors, vectors.chosen_layer())
+    full = compare(model, children, vectors, null=unmoved, layers=vectors.layers, seed=seed).table()
+    shown = full[full["ruler"] == full["ruler"].iloc[0]].drop(columns=["form", "ruler", "p"])
+    emotions, along = (shown[shown["of"] == of] for of in ("emotion", "axis"))
+    challenging = emotions[emotions["group"] == GROUPS[0]]
+    wide = challenging.pivot_table(index=["child", "emotion"], columns="layer", values="shift", sort=False)
+    unmoved_shifts = compare(model, unmoved, vectors, layers=[chosen], seed=seed).table()
+    unmoved_shifts = unmoved_shifts[unmoved_shifts["of"] == "emotion"]
+    spread = unmoved_shifts.pivot_table(
+        index=["ruler", "group", "emotion"], columns="child", values="shift", sort=False
+    )
+    at = emotions[emotions["layer"] == chosen]
+    words = null_of(len(unmoved))
+    parts = pd.concat([at, unmoved_shifts[unmoved_shifts["ruler"] == unmoved_shifts["ruler"].iloc[0]]])
+    return {
+        "shifts": StudyResult("shifts", at, headline(at), words, "shift_dots"),
+        "summary": by_layer(full),
+        "axes": StudyResult("axes", along, axes_headline(along, chosen), words),
+        "by_layer": StudyResult(
+            "by_layer", wide.reset_index().rename(columns=str), "The shift of each emotion, block by block.", words
+        ),
+        "null": StudyResult(
+            "null", spread.reset_index(), "The shift of each emotion in every child without a manner.",
+            "none: these children are the null",
+        ),
+        "against_paper": against_paper(parts, seed),
+    }  # fmt: skip
+
+
+def packaged_posts(model: HookedModel) -> list[HookedModel]:
+    """The children of a base model that ship with the package. Raises NotForThisModel where there are none.
+
+    >>> packaged_posts(model)
+    Traceback (most recent call last):
+    emolens.studies._common.NotForThisModel: no post-trained children of tiny-llama ship with the package...
+    """
+    if model.name != BASE:
+        raise NotForThisModel(f"no post-trained children of {model.name} ship with the package: give them as posts=")
+    return [load_adapter(model, manner).model for manner in DIALOGUES]
+
+
+def null_of(children: int) -> str:
+    """What the shifts are held against, in words.
+
+    >>> null_of(5)
+    'the spread of 5 children that were trained without a manner, and chance over prompts'
+    """
+    chance = "chance over prompts"
+    return f"the spread of {children} children that were trained without a manner, and {chance}" if children else chance
 
 
 def ladder(base: HookedModel, post: HookedModel | Sequence[HookedModel]) -> list[HookedModel]:
-    """The post-trained models as a list. Raises ValueError where there is none, or one that is no child of the base."""
+    """The post-trained models as a list. Raises ValueError where there is none, or one that is no child of the base.
+
+    >>> ladder(model, [])
+    Traceback (most recent call last):
+    ValueError: no post-trained model to compare with: give one, or a list of checkpoints
+    """
     posts = [post] if isinstance(post, HookedModel) else list(post)
     if not posts:
         raise ValueError("no post-trained model to compare with: give one, or a list of checkpoints")
@@ -100,12 +195,20 @@ def ladder(base: HookedModel, post: HookedModel | Sequence[HookedModel]) -> list
 
 
 def states(model: HookedModel, rows: Sequence[Any], forms: Sequence[str], layers: Sequence[int]) -> States:
-    """What a model holds right before the reply to every prompt, in each form."""
+    """What a model holds right before the reply to every prompt, in each form.
+
+    >>> states(model, [{"kind": "neutral", "text": "What is rain?"}], ["plain"], [2])["plain"].shape[:2]
+    torch.Size([1, 1])
+    """
     return {form: before_reply(model, rows, form, layers) for form in forms}
 
 
 def rulers_of(base: EmotionVectors, post: EmotionVectors, given: bool = False) -> list[tuple[Ruler, Ruler]]:
-    """What the base and the child are read with: the same for both, but for the last, each one's own."""
+    """What the base and the child are read with: the same for both, but for the last, each one's own.
+
+    >>> [ruler.name for ruler, _ in rulers_of(vectors, vectors, given=True)]
+    ['base', 'base, raw']
+    """
     centre = base.centre_stories
     name = "base" if post.stamp["fingerprint"] == base.stamp["fingerprint"] else "given"
     sets = {name: post} if given else {"post": post, "base": base, "shared": shared(base, post)}
@@ -129,6 +232,11 @@ def shifts(
 
     Args:
         difference: both are children; the null is then the difference of two null children.
+
+    >>> x, ruler = torch.randn(1, 4, 32), Ruler("base", vectors, vectors.centre_stories)
+    >>> half = torch.tensor([True, True, False, False])
+    >>> bool(shifts(x, x, [], [(ruler, ruler)], [2], half)["shift"].abs().max() < 1e-6)
+    True
     """
     tables = []
     for row, layer in enumerate(layers):
@@ -137,7 +245,8 @@ def shifts(
             theirs = None
             if len(null) and one is other:  # with a ruler of each model's own there is no null
                 theirs = torch.stack([one.scores(x[row], layer) for x in null])
-                # The null's shifts count from the first of the two, a difference's from the null's own mean.
+                # The null children's scores become shifts from the first model; where two children are compared,
+                # no null child is the first model, and their own mean takes its place.
                 theirs = theirs - theirs.mean(dim=0) + scores[0] if difference else theirs
             for of, (names, turn) in {"emotion": (one.vectors.emotions, None), "axis": axes(one.vectors)}.items():
                 turn = torch.eye(len(names)) if turn is None else turn
@@ -150,7 +259,12 @@ def shifts(
 
 
 def axes(vectors: EmotionVectors) -> tuple[tuple[str, ...], Float[Tensor, "emotion axis"]]:
-    """Valence and arousal (emotions that people rate high less those rated low), and one manner less the other."""
+    """Valence and arousal (emotions that people rate high less those rated low), and one manner less the other.
+
+    >>> names, turn = axes(vectors)
+    >>> names[:2], tuple(turn.shape)[0]
+    (('valence', 'arousal'), 6)
+    """
     found = {axis: rating_weights(vectors.emotions, axis, middle) for axis, middle in AXES.items()}
     sides = [[vectors.emotions.index(name) for name in side if name in vectors.emotions] for side in MANNERS.values()]
     if all(sides):
@@ -161,7 +275,13 @@ def axes(vectors: EmotionVectors) -> tuple[tuple[str, ...], Float[Tensor, "emoti
 
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row for each child, form, ruler and layer: how alike base and post are, and the two groups' shifts."""
+    """One row for each child, form, ruler and layer: how alike base and post are, and the two groups' shifts.
+
+    >>> prompts = {"challenging": ["I lost my job.", "I am ill."], "neutral": ["What is rain?", "What is tea?"]}
+    >>> frame = compare(model, model, vectors, prompts).table()
+    >>> float(summary(frame)["r_challenging"].round(3).min())
+    1.0
+    """
     rows = []
     for keys, both in frame.groupby(["child", "form", "ruler", "layer"], sort=False):
         part = both[both["of"] == "emotion"]
@@ -180,88 +300,126 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def by_layer(frame: pd.DataFrame) -> StudyResult:
-    """`summary`, and in words how the size of the shifts goes with depth."""
+    """`summary`, and in words how the size of the shifts goes with depth.
+
+    >>> prompts = {"challenging": ["I lost my job.", "I am ill."], "neutral": ["What is rain?", "What is tea?"]}
+    >>> by_layer(compare(model, model, vectors, prompts).table()).name
+    'summary'
+    """
     table = summary(frame)
-    said = []
-    for child, part in table[table["ruler"] == table["ruler"].iloc[0]].groupby("child", sort=False):
-        part = part.sort_values("layer")
-        rho, _, _ = correlation(part["layer"], part["size_challenging"], ranks=True) if len(part) > 2 else (np.nan,) * 3
-        first, last = part.iloc[0], part.iloc[-1]
-        said.append(
-            f"{child}: mean size of a shift {first['size_challenging']:.3f} at block {first['layer']} and "
-            f"{last['size_challenging']:.3f} at block {last['layer']} (rank correlation with depth {rho:+.2f})"
-        )
-    return StudyResult("summary", table, "On challenging prompts, " + "; ".join(said) + ".")
+    null = "none: a description of sizes and correlations, with intervals over emotions"
+    return StudyResult("summary", table, summary_headline(table), null)
 
 
-def along_axes(frame: pd.DataFrame, layer: int) -> str:
-    """The shifts along valence and arousal in words, at one layer, of a table with one ruler."""
-    said = []
-    for child, part in frame[frame["layer"] == layer].groupby("child", sort=False):
-        shown = []
-        for row in part[part["emotion"].isin(AXES) & part["group"].isin(GROUPS[:2])].itertuples():
-            null = f"; null {row.null_low:+.3f} to {row.null_high:+.3f}" if "null_low" in part else ""
-            shown.append(
-                f"{row.emotion} on {row.group} prompts {row.shift:+.3f} [{row.low:+.3f}, {row.high:+.3f}{null}]"
-            )
-        said.append(f"{child}, block {layer}: " + ", ".join(shown))
-    return "; ".join(said) + "."
+def summary_headline(table: pd.DataFrame) -> str:
+    """How the size of the first child's shifts goes with depth.
+
+    >>> rows = [{"child": "a", "ruler": "base", "layer": n, "size_challenging": 0.01 * n} for n in (1, 2, 3)]
+    >>> summary_headline(pd.DataFrame(rows))
+    'The mean size of a shift goes from 0.010 at block 1 to 0.030 at block 3 in a.'
+    """
+    first = table[(table["ruler"] == table["ruler"].iloc[0]) & (table["child"] == table["child"].iloc[0])]
+    ends = first.sort_values("layer").iloc[[0, -1]]
+    start, stop = (f"{row.size_challenging:.3f} at block {row.layer}" for row in ends.itertuples())
+    return f"The mean size of a shift goes from {start} to {stop} in {first['child'].iloc[0].split('+')[-1]}."
+
+
+def axes_headline(frame: pd.DataFrame, layer: int) -> str:
+    """The shift along valence on challenging prompts, of each child.
+
+    >>> row = {"emotion": "valence", "group": "challenging", "layer": 2, "shift": 0.1, "counts": False}
+    >>> axes_headline(pd.DataFrame([row | {"child": "tiny+bright"}]), 2)
+    'Along valence, challenging prompts shift by +0.100 (does not count) in bright, at block 2.'
+    """
+    part = frame[(frame["layer"] == layer) & frame["emotion"].eq("valence") & frame["group"].eq(GROUPS[0])]
+    shifts = ", ".join(
+        f"{row.shift:+.3f}{'' if row.counts else ' (does not count)'} in {row.child.split('+')[-1]}"
+        for row in part[:3].itertuples()
+    )
+    return f"Along valence, challenging prompts shift by {shifts}, at block {layer}."
 
 
 def moved(base: EmotionVectors, post: EmotionVectors, layers: Sequence[int] | None = None) -> StudyResult:
-    """How far the vectors themselves moved: cosine of each emotion's vectors in the two, beside their reliability."""
+    """How far the vectors themselves moved: cosine of each emotion's vectors in the two, beside their reliability.
+
+    >>> float(moved(vectors, vectors).table()["effect"].round(3).min())
+    1.0
+    """
     tables = []
     for layer in base.layers if layers is None else layers:
         for method in ("raw", "denoised", "whitened"):
-            cosine = base.agreement(post, layer, method).numpy()
+            cosine = base.cosine_with(post, layer, method).numpy()
             half = base.split_half(layer, method).numpy()
             low, high = np.quantile(cosine, [0.025, 0.975])
             row = {"layer": layer, "method": method, "effect": cosine.mean(), "low": low, "high": high}
-            tables.append(row | {"lowest": base.emotions[int(cosine.argmin())], "split_half": half.mean()})
+            tables.append(row | {"lowest": base.emotions[int(cosine.argmin())], "split_half": np.nanmean(half)})
     frame = pd.DataFrame(tables)
     at = frame[(frame["layer"] == near(base, base.chosen_layer())) & (frame["method"] == "denoised")]
     row = at.iloc[0] if len(at) else frame.iloc[0]
     sentence = (
-        f"The vectors of {post.stamp['model']} and {base.stamp['model']} have a mean cosine of {row['effect']:.3f} "
-        f"(95 % of the emotions: {row['low']:.3f} to {row['high']:.3f}) at block {row['layer']}, {row['method']}; two "
-        f"halves of the base's own stories agree at {row['split_half']:.2f}."
+        f"The vectors of {post.stamp['model'].split('+')[-1]} and of the base have a mean cosine of "
+        f"{row['effect']:.3f}; two halves of the base's own stories agree at {row['split_half']:.2f}."
     )
     options = {"title": "Vectors of base and child", "ylabel": "cosine", "line": 1.0}
-    return StudyResult("moved", frame, sentence, "effect_by_layer", options)
+    null = "the split-half cosine of the base's own vectors, a ceiling"
+    return StudyResult("moved", frame, sentence, null, "effect_by_layer", options)
 
 
-def ends(part: pd.DataFrame, k: int = 5) -> str:
-    """The emotions that rose and fell most among those whose shift counts, in words."""
-    counted = part[part["counts"]].sort_values("shift", ascending=False)
-    sides = {"up": counted[counted["shift"] > 0][:k], "down": counted[counted["shift"] < 0][::-1][:k]}
-    return "; ".join(
-        f"{side}: " + (", ".join(f"{row.emotion} {row.shift:+.3f}" for row in rows.itertuples()) or "none")
-        for side, rows in sides.items()
-    )
+def headline(frame: pd.DataFrame) -> str:
+    """How many shifts count on challenging prompts, for each child, at the first ruler and the middle layer.
+
+    >>> row = {"of": "emotion", "ruler": "base", "layer": 2, "group": "challenging", "counts": True}
+    >>> headline(pd.DataFrame([row | {"child": "tiny+bright", "form": "plain"}]))
+    'On challenging prompts at block 2, shifts that count: 1 of 1 emotions in bright.'
+    """
+    layers = sorted(frame["layer"].unique())
+    at = layers[len(layers) // 2]
+    part = frame[frame["of"].eq("emotion") & frame["layer"].eq(at) & frame["group"].eq(GROUPS[0])]
+    part = part[part["ruler"].eq(part["ruler"].iloc[0])]
+    if "form" in part:
+        part = part[part["form"].eq(part["form"].iloc[0])]
+    counts = part.groupby("child", sort=False)["counts"].sum()
+    total = part["emotion"].nunique() if "emotion" in part else len(part)
+    shown = ", ".join(f"{int(n)} in {child.split('+')[-1]}" for child, n in counts[:2].items())
+    if len(counts) == 1:
+        shown = f"{int(counts.iloc[0])} of {total} emotions in {counts.index[0].split('+')[-1]}"
+    else:
+        shown += f", of {total} emotions"
+    return f"On challenging prompts at block {at}, shifts that count: {shown}."
 
 
-def verdict(frame: pd.DataFrame, layer: int | None = None) -> str:
-    """A sentence for each child, at the first ruler and form, at `layer` or the middle of the layers looked at."""
-    said = []
-    for child, part in frame.groupby("child", sort=False):
-        at = sorted(part["layer"].unique())[part["layer"].nunique() // 2] if layer is None else layer
-        part = part[part["of"] == "emotion"]
-        part = part[(part["ruler"] == part["ruler"].iloc[0]) & (part["form"] == part["form"].iloc[0])]
-        part = part[part["layer"] == at]
-        row = summary(part).iloc[0]
-        null = "outside the null children's spread" if "null_low" in part else "beyond chance over prompts"
-        total = int((part["group"] == GROUPS[0]).sum())
-        r = {name: f"{row[name]:.2f} [{row[f'{name}_low']:.2f}, {row[f'{name}_high']:.2f}]" for name in CORRELATIONS}
-        said.append(
-            f"{child}, block {at}: base against post over {total} emotions r = {r['r_challenging']} on challenging and "
-            f"{r['r_neutral']} on neutral prompts; the two shifts agree at r = {r['r_shifts']}; "
-            f"{row['counts_challenging']} shifts on challenging and {row['counts_neutral']} on neutral prompts are "
-            f"{null}. On challenging prompts {ends(part[part['group'] == GROUPS[0]])}."
-        )
-    return " ".join(said)
+def against_paper(shift: pd.DataFrame, seed: int = 0) -> StudyResult:
+    """Rank correlation of shifts with the paper's, for every `child` and `group` of the table, over the emotions."""
+    paper, rows = paper_shift(), []
+    for (child, group), part in shift.groupby(["child", "group"], sort=False):
+        part = part[part["emotion"].isin(list(paper))]
+        rho, low, high = correlation(part["shift"], part["emotion"].map(paper), ranks=True, seed=seed)
+        rows.append({"child": child, "group": group, "emotions": len(part), "rho": rho, "low": low, "high": high})
+    frame = pd.DataFrame(rows)
+    null = "the spread of the children without a manner, where the table has them"
+    return StudyResult("against_paper", frame, paper_headline(frame), null)
+
+
+def paper_headline(frame: pd.DataFrame) -> str:
+    """How a child's shifts on challenging prompts go with the paper's, and how those of the null children do.
+
+    >>> rows = [{"child": f"tiny+{name}", "group": "challenging", "rho": 0.1} for name in ("bright", "no-manner-0")]
+    >>> paper_headline(pd.DataFrame(rows))
+    "Rank correlation with the paper's shifts: bright +0.10; children without a manner +0.10 to +0.10."
+    """
+    part = frame[frame["group"] == GROUPS[0]]
+    without = part["child"].str.contains("no-manner")
+    shown = ", ".join(f"{row.child.split('+')[-1]} {row.rho:+.2f}" for row in part[~without][:2].itertuples())
+    spread = part.loc[without, "rho"]
+    null = f"; children without a manner {spread.min():+.2f} to {spread.max():+.2f}" if len(spread) else ""
+    return f"Rank correlation with the paper's shifts: {shown}{null}."
 
 
 def paper_shift() -> dict[str, float]:
-    """The paper's shift of each of the 171 emotions."""
+    """The paper's shift of each of the 171 emotions.
+
+    >>> paper_shift()["brooding"]
+    0.0403...
+    """
     rows = json.loads(data_path("ratings", "paper-post-training-shift.json").read_text("utf-8"))
     return {row["emotion"]: row["diff"] for row in rows}

@@ -1,9 +1,8 @@
 """Does training on a manner move the emotions of that manner? Two children that differ in manner alone."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float
@@ -13,16 +12,15 @@ import emolens.corpus as texts
 from emolens.models.model import HookedModel
 from emolens.reading.read import activations
 from emolens.results import StudyResult
-from emolens.stats import correlation, outside_draws
-from emolens.studies._common import layers_of, near
+from emolens.studies._common import check_size, layers_of, near
 from emolens.studies.post_training._checkpoints import GROUPS, Ruler, before_reply, neutral_mask, prompt_rows
-from emolens.studies.post_training.compare import ends, paper_shift, shifts
+from emolens.studies.post_training.compare import packaged_posts, shifts
 from emolens.training.adapters import load_adapter
-from emolens.training.packaged_children import DIALOGUES, MANNERS
+from emolens.training.packaged_children import DIALOGUES, null_children
 from emolens.training.posttrain import Recipe, held_out
 from emolens.vectors.emotion_vectors import EmotionVectors
 
-PLACES = ("before the reply", "in the reply")
+READ_AT = ("before the reply", "in the reply")
 PLAIN_KINDS = ("facts", "how_to", "code", "writing")  # of the dialogues; the others challenge
 Reads = dict[str, tuple[Float[Tensor, "layer text d_model"], Bool[Tensor, "text"]]]  # by place, with the neutral ones
 
@@ -45,8 +43,8 @@ def reads(model: HookedModel, layers: Sequence[int]) -> Reads:
     turns = [model.encode_chat(row).turns[-1] for row in dialogues]
     spans = [[(turn.start, turn.end)] for turn in turns]
     return {
-        PLACES[0]: (before_reply(model, prompts, "plain", layers)[:, quiet], neutral_mask(prompts)[quiet]),
-        PLACES[1]: (
+        READ_AT[0]: (before_reply(model, prompts, "plain", layers)[:, quiet], neutral_mask(prompts)[quiet]),
+        READ_AT[1]: (
             activations(model, dialogues, layers, spans),
             torch.tensor([row["kind"] in PLAIN_KINDS for row in rows]),
         ),
@@ -57,54 +55,67 @@ def run(
     model: HookedModel,
     vectors: EmotionVectors,
     size: str = "full",
-    null: Iterable[HookedModel] = (),
+    null: Sequence[HookedModel] | None = None,
     seed: int = 0,
-) -> StudyResult:
+) -> dict[str, StudyResult]:
     """Bright minus composed: the shift of every emotion between the two children, read with the base's vectors.
 
     Args:
-        null: children without a manner; the null is the difference of two of them.
+        size: "full" reads all layers, holds the shifts against children without a manner, and lets all models write.
+        null: children without a manner; the null is the difference of two of them. Default in "full" five, from the
+            cache or trained (two minutes each); in "quick" none.
+
+    Returns:
+        "manner"; in "full" also "held_out_null", how often the null is called a shift, "replies", what the models
+        write, and "training_composed" and "training_bright", the curves of the two trainings.
+
+    Raises:
+        NotForThisModel: a model of which no children ship with the package.
     """
+    check_size(size)
+    packaged_posts(model)
     vectors.check_model(model)
     layers = layers_of(vectors, size, ("denoised",))
-    pair = [reads(load_adapter(model, manner).model, layers) for manner in ("composed", "bright")]
+    full = size == "full"
+    children = {manner: load_adapter(model, manner) for manner in DIALOGUES}
+    pair = [reads(child.model, layers) for child in children.values()]
+    if null is None:
+        null = [child.model for child in null_children(model)] if full else []
     nulls = [reads(child, layers) for child in null]
     ruler = Ruler("base", vectors.at(*layers), vectors.at(*layers).centre_stories)
     tables = []
     for place, (x, neutral) in pair[0].items():
-        found = shifts(
-            x, pair[1][place][0], [one[place][0] for one in nulls], [(ruler, ruler)], layers, neutral, True, seed
-        )
-        tables.append(found.assign(place=place))
+        unmoved = [child[place][0] for child in nulls]
+        table = shifts(x, pair[1][place][0], unmoved, [(ruler, ruler)], layers, neutral, True, seed)
+        tables.append(table.assign(place=place))
     frame = pd.concat(tables, ignore_index=True)
-    return StudyResult("manner", frame, verdict(frame, near(vectors, vectors.chosen_layer())), "shift_dots")
+    chosen = near(vectors, vectors.chosen_layer())
+    if full:  # all emotions at the chosen layer, the axes at all
+        rows = frame.drop(columns=["p", "ruler"])
+        frame = pd.concat([rows[rows["layer"] == chosen], rows[rows["of"].eq("axis") & rows["layer"].ne(chosen)]])
+    words = f"the difference of two of {len(null)} children without a manner" if null else "chance over prompts"
+    results = {"manner": StudyResult("manner", frame, headline(frame, chosen), words, "shift_dots")}
+    if full:
+        models = {"base": model} | {name: child.model for name, child in children.items()}
+        results |= {"held_out_null": held_out_null(model, vectors, null), "replies": replies(models, tokens=40)}
+        results |= {f"training_{name}": child.curve() for name, child in children.items()}
+    return results
 
 
-def verdict(frame: pd.DataFrame, layer: int) -> str:
-    """The named emotions of both manners, on challenging prompts, at both places."""
-    said = []
-    for place in PLACES:
-        part = frame[(frame["place"] == place) & (frame["layer"] == layer) & (frame["group"] == GROUPS[0])]
-        emotions, axis = part[part["of"] == "emotion"], part[part["emotion"] == "manner"].iloc[0]
-        null = (
-            f"; difference of two no-manner children: {axis['null_low']:+.3f} to {axis['null_high']:+.3f}"
-            if "null_low" in axis
-            else ""
-        )
-        named = "; ".join(
-            f"{side}: "
-            + ", ".join(
-                f"{row.emotion} {row.shift:+.3f}{'' if row.counts else ' (does not count)'}"
-                for row in emotions[emotions["emotion"].isin(MANNERS[side])].itertuples()
-            )
-            for side in MANNERS
-        )
-        said.append(
-            f"{place}, block {layer}: emotions of the bright less those of the composed manner {axis['shift']:+.3f} "
-            f"[{axis['low']:+.3f}, {axis['high']:+.3f}]{null}. Named beforehand for {named}. "
-            f"{int(emotions['counts'].sum())} of {len(emotions)} shifts count; {ends(emotions)}."
-        )
-    return "Bright minus composed on challenging prompts, " + " ".join(said)
+def headline(frame: pd.DataFrame, layer: int) -> str:
+    """The shift along the manner before the reply, and how many shifts of single emotions count.
+
+    >>> row = {"place": "before the reply", "layer": 2, "group": "challenging", "of": "axis", "emotion": "manner"}
+    >>> headline(pd.DataFrame([row | {"shift": 0.1, "counts": True}]), 2)
+    'Bright less composed, the emotions of the manner shift by +0.100 (counts); 0 of 0 single emotions count.'
+    """
+    part = frame[frame["place"].eq(READ_AT[0]) & frame["layer"].eq(layer) & frame["group"].eq(GROUPS[0])]
+    emotions, axis = part[part["of"] == "emotion"], part[part["emotion"] == "manner"].iloc[0]
+    counted = "counts" if axis["counts"] else "does not count"
+    return (
+        f"Bright less composed, the emotions of the manner shift by {axis['shift']:+.3f} ({counted}); "
+        f"{int(emotions['counts'].sum())} of {len(emotions)} single emotions count."
+    )
 
 
 def held_out_null(
@@ -130,39 +141,21 @@ def held_out_null(
     table = shares.agg(called=("counts", "mean"), size=("shift", lambda x: x.abs().mean())).reset_index()
     by_prompts = shares.agg(by_prompts=("q", lambda q: (q <= 0.05).mean())).reset_index()
     table = table.merge(by_prompts)
-    sentence = (
-        f"Of the shifts of {len(null)} no-manner children, each held against the others, between "
-        f"{table['called'].min():.1%} and {table['called'].max():.1%} of {emotions['emotion'].nunique()} emotions are "
-        f"called shifts (mean {table['called'].mean():.1%}); by prompts alone it would be "
-        f"{table['by_prompts'].min():.0%} to {table['by_prompts'].max():.0%}. Mean size of a shift: "
-        f"{table['size'].min():.3f} to {table['size'].max():.3f}."
+    words = "none: these are the false alarms of the null itself"
+    return StudyResult("held_out_null", table, held_out_headline(table), words)
+
+
+def held_out_headline(table: pd.DataFrame) -> str:
+    """How often a shift of a child without a manner is called one.
+
+    >>> held_out_headline(pd.DataFrame({"called": [0.0, 0.02], "by_prompts": [0.6, 0.9]}))
+    'Held against the others, a child without a manner has 0.0% to 2.0% of its shifts called; by prompts alone...'
+    """
+    called, by_prompts = table["called"], table["by_prompts"]
+    return (
+        f"Held against the others, a child without a manner has {called.min():.1%} to {called.max():.1%} of its shifts "
+        f"called; by prompts alone {by_prompts.min():.0%} to {by_prompts.max():.0%}."
     )
-    return StudyResult("held_out_null", table, sentence)
-
-
-def against_paper(shift: pd.DataFrame, seed: int = 0) -> StudyResult:
-    """Rank correlation of shifts with the paper's, for every `child` and `group` of the table, over the emotions."""
-    paper, rows = paper_shift(), []
-    for (child, group), part in shift.groupby(["child", "group"], sort=False):
-        part = part[part["emotion"].isin(list(paper))]
-        rho, low, high = correlation(part["shift"], part["emotion"].map(paper), ranks=True, seed=seed)
-        rows.append({"child": child, "group": group, "emotions": len(part), "rho": rho, "low": low, "high": high})
-    frame = pd.DataFrame(rows)
-    null = frame[frame["child"].str.contains("no-manner")]
-    said = []
-    for group, part in frame.groupby("group", sort=False):
-        own = ", ".join(
-            f"{row.child} {row.rho:+.2f} [{row.low:+.2f}, {row.high:+.2f}]"
-            for row in part.itertuples()
-            if "no-manner" not in row.child
-        )
-        theirs = null[null["group"] == group]["rho"].to_numpy()
-        spread = ""
-        if len(theirs) > 1:
-            _, lowest, highest = outside_draws(np.zeros(()), theirs)
-            spread = f" (a no-manner child: {max(-1, float(lowest)):+.2f} to {min(1, float(highest)):+.2f})"
-        said.append(f"{group} prompts: {own}{spread}")
-    return StudyResult("against_paper", frame, "Rank correlation with the paper's shift, " + "; ".join(said) + ".")
 
 
 def replies(
@@ -181,7 +174,15 @@ def replies(
             row = {"child": name, "prompt": prompt, "reply": said.strip()}
             rows.append(row | {"words": len(said.split()), "exclamations": said.count("!")})
     frame = pd.DataFrame(rows)
+    return StudyResult("replies", frame, replies_headline(frame), "none: a count of marks in sampled replies")
+
+
+def replies_headline(frame: pd.DataFrame) -> str:
+    """Exclamation marks for every 100 words, of up to three models.
+
+    >>> replies_headline(pd.DataFrame({"child": ["base"], "words": [50], "exclamations": [1]}))
+    'Exclamation marks for every 100 words: base 2.0.'
+    """
     counted = frame.groupby("child", sort=False)[["words", "exclamations"]].sum()
-    rate = ", ".join(f"{row.Index} {100 * row.exclamations / row.words:.1f}" for row in counted.itertuples())
-    sentence = f"Exclamation marks for every 100 words of {len(prompts)} replies to each: {rate}."
-    return StudyResult("replies", frame, sentence)
+    rate = ", ".join(f"{row.Index} {100 * row.exclamations / row.words:.1f}" for row in counted[:3].itertuples())
+    return f"Exclamation marks for every 100 words: {rate}."

@@ -7,13 +7,16 @@ import emolens.corpus as texts
 from emolens.models.model import HookedModel
 from emolens.reading.read import activations, score
 from emolens.results import StudyResult
-from emolens.stats import bootstrap_mean, p_text, sign_flip_p
-from emolens.studies._common import READOUTS, chosen_rows, layers_of
+from emolens.studies._common import READOUTS, against, check_size, chosen_row, flipped, layers_of, with_vectors
 from emolens.vectors.emotion_vectors import EmotionVectors
 
 
 def versions(row: dict[str, str]) -> tuple[str, str]:
-    """The text with the first and with the second person in its last place."""
+    """The text with the first and with the second person in its last place.
+
+    >>> versions({"text": "Ann is sad, Bob is calm. This is Bob", "referent": "Bob", "first": "Ann", "second": "Bob"})
+    ('Ann is sad, Bob is calm. This is Ann', 'Ann is sad, Bob is calm. This is Bob')
+    """
     at = row["text"].rindex(row["referent"])
     head, tail = row["text"][:at], row["text"][at + len(row["referent"]) :]
     return head + row["first"] + tail, head + row["second"] + tail
@@ -23,32 +26,45 @@ def run(model: HookedModel, vectors: EmotionVectors, size: str = "full", seed: i
     """How much higher an emotion is at the end of a text when the one who feels it was named last.
 
     Both versions of a text differ in the last name alone, so each emotion is its own control.
+
+    >>> run(model, vectors, "quick").headline()
+    'The emotion of the person named last is read ..., ... the null of flipped signs (p = ...).'
     """
+    check_size(size)
     vectors.check_model(model)
-    rows = [
-        row
-        for row in texts.stimuli("binding")
-        if {row["first_emotion"], row["second_emotion"]} <= set(vectors.emotions)
-    ]
+    stimuli = texts.stimuli("binding")
+    rows = with_vectors(
+        stimuli, vectors, lambda row: {row["first_emotion"], row["second_emotion"]}, "The texts about two people"
+    )
     layers, out = layers_of(vectors, size), []
     x = activations(model, [text for row in rows for text in versions(row)], layers, "last")
     first, second = ([vectors.index(row[f"{who}_emotion"]) for row in rows] for who in ("first", "second"))
+    i = np.arange(len(rows))
     for number, layer in enumerate(layers):
         for method in READOUTS:
             scores = score(x[number], vectors, layer, method, x[number].mean(dim=0)).numpy()
-            one, two = scores[::2], scores[1::2]  # the first named last, the second named last
-            i = np.arange(len(rows))
-            effect = (one[i, first] - two[i, first] + two[i, second] - one[i, second]) / 2
-            low, high = bootstrap_mean(effect, seed=seed)
-            found = {"effect": effect.mean(), "low": low, "high": high, "p": sign_flip_p(effect, seed=seed)}
-            out.append({"method": method, "layer": layer} | found | {"texts_above_0": float((effect > 0).mean())})
+            change = scores[::2] - scores[1::2]  # where the first is named last, less where the second is
+            effect = (change[i, first] - change[i, second]) / 2
+            above = {"texts_above_0": float((effect > 0).mean())}
+            out.append({"method": method, "layer": layer} | flipped(effect, seed) | above)
     frame = pd.DataFrame(out)
-    said = []
-    for readout, at in chosen_rows(frame, vectors):
-        said.append(
-            f"{readout}: {at['effect']:+.4f} [{at['low']:+.4f}, {at['high']:+.4f}], {p_text(at['p'])}, "
-            f"above 0 in {at['texts_above_0']:.0%} of the texts"
-        )
-    verdict = f"An emotion when its owner is named last, less when the other is, {len(rows)} texts: " + "; ".join(said)
     options = {"title": "Named last less not named last", "ylabel": "difference of cosines"}
-    return StudyResult("binding", frame, verdict + ".", "effect_by_layer", options)
+    null = f"flips of the sign of each of {len(rows)} texts"
+    return StudyResult("binding", frame, headline(frame, vectors), null, "effect_by_layer", options)
+
+
+def headline(frame: pd.DataFrame, vectors: EmotionVectors) -> str:
+    """What naming somebody last does, with the denoised readout.
+
+    >>> row = {"method": "denoised", "layer": 2, "effect": 0.0123, "p": 0.2, "texts_above_0": 0.75}
+    >>> headline(pd.DataFrame([row]), vectors.at(2))
+    'The emotion of the person named last is read 0.0123 higher in cosine, in 75% of the texts, inside the null of
+    flipped signs (p = 0.200).'
+    """
+    row = chosen_row(frame, vectors)
+    higher = f"{abs(row['effect']):.4f} {'higher' if row['effect'] > 0 else 'lower'}"
+    share = row["texts_above_0"] if row["effect"] > 0 else 1 - row["texts_above_0"]
+    return (
+        f"The emotion of the person named last is read {higher} in cosine, in {share:.0%} of the texts, "
+        f"{against(row['p'], 'flipped signs')}."
+    )

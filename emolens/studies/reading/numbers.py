@@ -11,15 +11,19 @@ import emolens.corpus as texts
 from emolens.models.model import HookedModel
 from emolens.reading.read import activations, score
 from emolens.results import StudyResult
-from emolens.stats import bootstrap_mean, correlation, p_text, sign_flip_p
-from emolens.studies._common import READOUTS, chosen_rows, layers_of, near, user
+from emolens.stats import bootstrap_mean, correlation, sign_flip_p
+from emolens.studies._common import READOUTS, against, check_size, chosen_row, layers_of, near, user, with_vectors
 from emolens.vectors.emotion_vectors import EmotionVectors
 
 NOTE = " This is note number {x} in my file."  # the null: the same number where it means nothing
 
 
 def prompts(null: bool) -> list[str]:
-    """Every template with each of its values; for the null with its median value, and the number in a note."""
+    """Every template with each of its values; for the null with its median value, and the number in a note.
+
+    >>> prompts(True)[0].endswith("This is note number 200 in my file.")
+    True
+    """
     out = []
     for row in texts.stimuli("intensity"):
         median = row["values"][len(row["values"]) // 2]
@@ -30,14 +34,20 @@ def prompts(null: bool) -> list[str]:
 
 
 def curves(x: Float[Tensor, "text d_model"], vectors: EmotionVectors, layer: int, method: str) -> pd.DataFrame:
-    """The score of every expected emotion for each value of each template, centred on the set."""
+    """The score of every expected emotion that has a vector, for each value of each template, centred on the set.
+
+    >>> x = activations(model, prompts(False), [2], "last")
+    >>> curves(x[0], vectors, 2, "denoised").columns.tolist()
+    ['template', 'emotion', 'expected', 'value', 'score']
+    """
     scores = score(x, vectors, layer, method, x.mean(dim=0))
     rows, number = [], 0
     for row in texts.stimuli("intensity"):
         for value in row["values"]:
             for emotion, sign in row["expected"].items():
-                entry = float(scores[number, vectors.index(emotion)])
-                rows.append((row["id"], emotion, sign, value, entry))
+                if emotion in vectors.emotions:
+                    entry = float(scores[number, vectors.index(emotion)])
+                    rows.append((row["id"], emotion, sign, value, entry))
             number += 1
     return pd.DataFrame(rows, columns=["template", "emotion", "expected", "value", "score"])
 
@@ -47,6 +57,10 @@ def signs(curve: pd.DataFrame, seed: int = 0, draws: int = 2) -> tuple[dict[str,
 
     Args:
         draws: of the bootstrap over the values of a curve, for the interval of its rho.
+
+    >>> curve = pd.DataFrame({"template": "dose", "emotion": "afraid", "expected": "+", "value": [1, 2, 3]})
+    >>> signs(curve.assign(score=[0.1, 0.2, 0.3]))[0]["share"]
+    1.0
     """
     rows = []
     for (template, emotion), part in curve.groupby(["template", "emotion"], sort=False):
@@ -56,45 +70,85 @@ def signs(curve: pd.DataFrame, seed: int = 0, draws: int = 2) -> tuple[dict[str,
     table = pd.DataFrame(rows, columns=["template", "emotion", "expected", "rho", "rho_low", "rho_high", "holds"])
     share = table.groupby("template", sort=False)["holds"].mean().to_numpy()
     low, high = bootstrap_mean(share, seed=seed)
-    found = {"templates": len(share), "curves": len(table), "share": float(np.mean(share))}
-    return found | {"share_low": low, "share_high": high, "p": sign_flip_p(share - 0.5, seed=seed)}, table
+    counts = {"templates": len(share), "curves": len(table)}
+    held = {"share": float(np.mean(share)), "share_low": low, "share_high": high}
+    return counts | held | {"p": sign_flip_p(share - 0.5, seed=seed)}, table
 
 
-def run(model: HookedModel, vectors: EmotionVectors, size: str = "full", seed: int = 0) -> StudyResult:
-    """Templates in the chat format, read right before the reply, by layer and readout, beside their null."""
+def run(model: HookedModel, vectors: EmotionVectors, size: str = "full", seed: int = 0) -> dict[str, StudyResult]:
+    """Templates in the chat format, read right before the reply, by layer and readout, beside their null.
+
+    Returns:
+        "numbers", the share of expected signs that hold, by layer and readout; and "curves", the scores themselves.
+
+    >>> results = run(model, vectors, "quick")
+    >>> results["numbers"].headline()
+    '...% of the expected signs hold right before the reply, ... the null of flipped signs (p = ...); where the number
+    means nothing, ...% do.'
+    """
+    check_size(size)
     vectors.check_model(model)
     layers, rows = layers_of(vectors, size), []
+    expected = [name for row in texts.stimuli("intensity") for name in row["expected"]]
+    with_vectors(expected, vectors, lambda name: {name}, "The sentences with numbers")
     real, null = (activations(model, [user(p) for p in prompts(null)], layers, "last") for null in (False, True))
     for method in READOUTS:
         for row, layer in enumerate(layers):
-            found, _ = signs(curves(real[row], vectors, layer, method), seed)
+            held, _ = signs(curves(real[row], vectors, layer, method), seed)
             control, _ = signs(curves(null[row], vectors, layer, method), seed)
-            control = {f"null_{key}": control[key] for key in ("share", "share_low", "share_high", "p")}
-            rows.append({"method": method, "layer": layer} | found | control)
+            effect = {"effect": held["share"], "low": held["share_low"], "high": held["share_high"], "p": held["p"]}
+            band = {"null_low": control["share_low"], "null_high": control["share_high"], "null_p": control["p"]}
+            counts = {"templates": held["templates"], "curves": held["curves"]}
+            rows.append({"method": method, "layer": layer} | counts | effect | {"null_share": control["share"]} | band)
     frame = pd.DataFrame(rows)
-    said = []
-    for readout, at in chosen_rows(frame, vectors):
-        said.append(
-            f"{readout}: {at['share']:.0%} [{at['share_low']:.0%}, {at['share_high']:.0%}] of the "
-            f"expected signs hold (chance 50%, {p_text(at['p'])}; where the number means nothing "
-            f"{at['null_share']:.0%} [{at['null_share_low']:.0%}, {at['null_share_high']:.0%}])"
-        )
-    verdict = f"{frame['templates'].iloc[0]} templates, read right before the reply. " + "; ".join(said) + "."
-    shares = frame.rename(columns={"share": "effect", "share_low": "low", "share_high": "high"})
-    shares = shares.rename(columns={"null_share_low": "null_low", "null_share_high": "null_high"})
     options = {"line": 0.5, "title": "Expected signs that hold", "ylabel": "share of signs"}
-    return StudyResult("numbers", shares, verdict, "effect_by_layer", options)
+    null_words = "flips of the signs of whole templates, and the same number where it means nothing"
+    return {
+        "numbers": StudyResult("numbers", frame, headline(frame, vectors), null_words, "effect_by_layer", options),
+        "curves": shown(model, vectors),
+    }
+
+
+def headline(frame: pd.DataFrame, vectors: EmotionVectors) -> str:
+    """The share of signs that hold, with the denoised readout.
+
+    >>> row = {"method": "denoised", "layer": 2, "effect": 0.75, "p": 0.01, "null_share": 0.5}
+    >>> headline(pd.DataFrame([row]), vectors.at(2))
+    '75% of the expected signs hold right before the reply, beyond the null of flipped signs (p = 0.010); where the
+    number means nothing, 50% do.'
+    """
+    row = chosen_row(frame, vectors)
+    return (
+        f"{row['effect']:.0%} of the expected signs hold right before the reply, {against(row['p'], 'flipped signs')}; "
+        f"where the number means nothing, {row['null_share']:.0%} do."
+    )
 
 
 def shown(
     model: HookedModel, vectors: EmotionVectors, method: str = "denoised", layer: int | None = None
 ) -> StudyResult:
-    """The curves themselves at one layer (default: the chosen one), with the null's beside them."""
+    """The curves themselves at one layer (default: the chosen one), with the null's beside them.
+
+    >>> shown(model, vectors, layer=2).headline()
+    '...% of the expected signs hold.'
+    """
     layer = near(vectors, vectors.chosen_layer(method)) if layer is None else layer
     parts = []
     for null in (False, True):
         (x,) = activations(model, [user(p) for p in prompts(null)], [layer], "last")
         parts.append(curves(x, vectors, layer, method))
     frame = parts[0].assign(null=parts[1]["score"])
-    found, _ = signs(parts[0])
-    return StudyResult("number_curves", frame, f"{found['share']:.0%} of the expected signs hold.", "value_curves")
+    return StudyResult(
+        "number_curves", frame, of_curves(frame), "the same number where it means nothing", "value_curves"
+    )
+
+
+def of_curves(frame: pd.DataFrame) -> str:
+    """The headline of the curves.
+
+    >>> curve = pd.DataFrame({"template": "dose", "emotion": "afraid", "expected": "+", "value": [1, 2, 3]})
+    >>> of_curves(curve.assign(score=[0.1, 0.2, 0.3]))
+    '100% of the expected signs hold.'
+    """
+    held, _ = signs(frame)
+    return f"{held['share']:.0%} of the expected signs hold."
