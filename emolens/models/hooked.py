@@ -362,7 +362,7 @@ class Hooked:
 
     # --- running -----------------------------------------------------------------------------------
 
-    def check_layer(self, layer: Layer) -> int:
+    def check_layer(self, layer: Any) -> int:
         """The index of a block as an int. Raises TypeError for another kind of value, ValueError out of range.
 
         >>> model.check_layer(4)
@@ -388,7 +388,7 @@ class Hooked:
             f"float32. Else a weight that was changed or a hook made it so"
         )
 
-    def check_layers(self, layers: Layers | None) -> tuple[int, ...]:
+    def check_layers(self, layers: Any) -> tuple[int, ...]:
         """The blocks that are meant, as ints: one, several, or None for all of them.
 
         Raises:
