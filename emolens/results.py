@@ -115,7 +115,7 @@ def _with_intervals(frame: pd.DataFrame) -> pd.DataFrame:
             ends, header = ("low", "high"), f"{name} [low, high]"
         if set(ends) <= set(columns):
             low, high = (frame[end].map(_short) for end in ends)
-            values = values + " [" + low + ", " + high + "]"
+            values = values + (" [" + low + ", " + high + "]").where(low + high != "", "")
             taken |= set(ends)
         shown[header] = values
     return pd.DataFrame(shown)
