@@ -91,7 +91,11 @@ class _Watch:
     """Scores of chosen emotions right before the reply to fixed prompts, read on the model in training."""
 
     def __init__(
-        self, base: HookedModel, emotions: Sequence[str], vectors: EmotionVectors | None, prompts: Sequence[Any] | None
+        self,
+        base: HookedModel,
+        emotions: Sequence[str],
+        vectors: EmotionVectors | None = None,
+        prompts: Sequence[Any] | None = None,
     ) -> None:
         self.emotions = list(emotions)
         if not emotions:
@@ -197,9 +201,8 @@ def posttrain(
     name: str = "post-trained",
     recipe: Recipe | None = None,
     watch: Sequence[str] = (),
-    vectors: EmotionVectors | None = None,
-    prompts: Sequence[Any] | None = None,
     progress: bool = True,
+    **watched_with: Any,
 ) -> Posttrained:
     """Turn a base model into an assistant: LoRA fine-tuning on the assistant's tokens of dialogues.
 
@@ -209,8 +212,8 @@ def posttrain(
     Args:
         dialogues: rows with `user` and `assistant`, or lists of messages.
         path: the adapter's file, `.safetensors`, with its record as `.json` beside it; default in the user's cache.
-        watch: emotions read with `vectors` right before the reply to `prompts` at every checkpoint; by default
-            to four packaged prompts of each kind.
+        watch: emotions read with `vectors` right before the reply to `prompts` at every checkpoint.
+        watched_with: `vectors`, and `prompts`, by default four packaged ones of each kind.
 
     Raises:
         ValueError: a dialogue without an assistant turn, a checkpoint of another training at this path.
@@ -219,7 +222,7 @@ def posttrain(
     found = examples(base, dialogues)
     if len(found) < 2:
         raise ValueError(f"{len(found)} dialogues: at least two are needed, one to train on and one to hold out")
-    watcher = _Watch(base, watch, vectors, prompts)
+    watcher = _Watch(base, watch, **watched_with)
     settings = _settings(base, dialogues, recipe, list(watch)) | {"name": name}
     decisive = {part: value for part, value in settings.items() if part not in MACHINE}
     key = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
