@@ -10,6 +10,7 @@ from emolens import vectors as vectors
 from emolens.corpus.stories import Corpus as Corpus
 from emolens.corpus.stories import Story as Story
 from emolens.judging import judge as judge
+from emolens.judging import kappa as kappa
 from emolens.judging import rubrics as rubrics
 from emolens.judging import sandbox as sandbox
 from emolens.models import batching as batching

@@ -8,8 +8,8 @@ import pytest
 
 from emolens import corpus
 from emolens.judging import sandbox
-from emolens.judging.judge import keyword_judge, labelled_replies, validate
-from emolens.judging.rubrics import RUBRICS
+from emolens.judging.judge import keyword_judge, validate
+from emolens.judging.rubrics import RUBRICS, labelled_replies
 from emolens.judging.sandbox import Limits, UncontainedError
 from emolens.models.generation import Reply
 from emolens.stats import wilson

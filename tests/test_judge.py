@@ -10,21 +10,16 @@ from sklearn.metrics import cohen_kappa_score
 from emolens import corpus
 from emolens.judging import judge as judges
 from emolens.judging.judge import (
-    INVALID,
-    RUBRICS,
-    Labelled,
-    Rubric,
-    agreement,
     answer_logprobs,
     classify,
     is_sufficient,
     keyword_judge,
-    labelled_replies,
     model_judge,
     parse_answer,
     validate,
 )
-from emolens.judging.rubrics import conversation
+from emolens.judging.kappa import INVALID, cohens_kappa
+from emolens.judging.rubrics import RUBRICS, Labelled, Rubric, conversation, labelled_replies
 
 RUBRIC = Rubric("How is the reply?", {"calm": "a river", "afraid": "a night", "angry": "a door"})
 ASKED = [{"role": "user", "content": "the river was cold . calm afraid"}]
@@ -207,11 +202,11 @@ def test_kappa_is_cohens():
     rng = np.random.default_rng(0)
     first = rng.choice(["a", "b", "c"], 200, p=[0.6, 0.3, 0.1])
     second = np.where(rng.random(200) < 0.6, first, rng.choice(["a", "b", "c"], 200))
-    found = agreement(list(first), list(second))
+    found = cohens_kappa(list(first), list(second))
     assert found.kappa == pytest.approx(cohen_kappa_score(first, second))
     assert found.share == pytest.approx((first == second).mean())
     assert found.low < found.kappa < found.high and 0.1 < found.high - found.low < 0.3
-    assert found == agreement(list(first), list(second)) != agreement(list(first), list(second), seed=1)
+    assert found == cohens_kappa(list(first), list(second)) != cohens_kappa(list(first), list(second), seed=1)
 
 
 def test_the_interval_of_kappa_covers_as_often_as_it_says():
@@ -220,31 +215,33 @@ def test_the_interval_of_kappa_covers_as_often_as_it_says():
     for seed in range(200):
         first = rng.choice(["a", "b"], 100)
         second = np.where(rng.random(100) < 0.5, first, rng.choice(["a", "b"], 100))  # kappa 0.5
-        found = agreement(list(first), list(second), draws=300, seed=seed)
+        found = cohens_kappa(list(first), list(second), draws=300, seed=seed)
         covered.append(found.low <= 0.5 <= found.high)
     assert 0.89 <= np.mean(covered) <= 0.99
 
 
 def test_invalid_agrees_with_nothing():
     first, second = ["a", "b"] * 10, ["a", "b"] * 9 + [INVALID] * 2
-    assert agreement(first, second).share == 0.9 and agreement(first, second).kappa < 1
-    assert agreement([INVALID] * 4 + first, [INVALID] * 4 + first).share == pytest.approx(20 / 24)
+    assert cohens_kappa(first, second).share == 0.9 and cohens_kappa(first, second).kappa < 1
+    assert cohens_kappa([INVALID] * 4 + first, [INVALID] * 4 + first).share == pytest.approx(20 / 24)
 
 
 def test_kappa_of_one_label_is_undefined_and_chance_is_none():
-    assert np.isnan(agreement(["a"] * 5, ["a"] * 5).kappa)
-    assert agreement(["a", "b"] * 10, ["a"] * 20).kappa == pytest.approx(0)
+    assert np.isnan(cohens_kappa(["a"] * 5, ["a"] * 5).kappa)
+    assert cohens_kappa(["a", "b"] * 10, ["a"] * 20).kappa == pytest.approx(0)
     with pytest.raises(ValueError, match="3 and 2 labels"):
-        agreement(["a"] * 3, ["a"] * 2)
+        cohens_kappa(["a"] * 3, ["a"] * 2)
     with pytest.raises(ValueError, match="not empty"):
-        agreement([], [])
+        cohens_kappa([], [])
 
 
 def test_scenarios_are_resampled_whole():
     rng = np.random.default_rng(3)
     first = np.repeat(rng.choice(["a", "b"], 20), 10)
     second = np.where(np.repeat(rng.random(20) < 0.7, 10), first, "a")
-    alone, grouped = (agreement(list(first), list(second), groups) for groups in (None, np.repeat(np.arange(20), 10)))
+    alone, grouped = (
+        cohens_kappa(list(first), list(second), groups) for groups in (None, np.repeat(np.arange(20), 10))
+    )
     assert alone.kappa == grouped.kappa and grouped.high - grouped.low > 2 * (alone.high - alone.low)
 
 

@@ -8,8 +8,8 @@ import pytest
 from planted import stories
 
 from emolens import corpus
-from emolens.judging.judge import labelled_replies, validate
-from emolens.judging.rubrics import RUBRICS, conversation
+from emolens.judging.judge import validate
+from emolens.judging.rubrics import RUBRICS, conversation, labelled_replies
 from emolens.models.generation import Reply, replies
 from emolens.stats import Verdict, wilson
 from emolens.steering.dose_response import Doses

@@ -18,12 +18,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from emolens.judging.kappa import INVALID as INVALID
-from emolens.judging.kappa import Agreement as Agreement
-from emolens.judging.kappa import agreement as agreement
-from emolens.judging.rubrics import RUBRICS as RUBRICS
+from emolens.judging.kappa import INVALID, CohensKappa, cohens_kappa
 from emolens.judging.rubrics import Item, Labelled, Rubric
-from emolens.judging.rubrics import labelled_replies as labelled_replies
 from emolens.models.conversations import PLAIN_ROLES, format_chat
 from emolens.models.model import HookedModel
 from emolens.models.texts import Message, is_chat
@@ -272,7 +268,7 @@ def validate(
     labels = list(dict.fromkeys(hand)) if labels is None else list(labels)
     judged = classify(judge, [row.item for row in labelled], labels, seconds)
     groups = [number if row.group is None else row.group for number, row in enumerate(labelled)]
-    overall = agreement(hand, judged, groups, seed=seed)
+    overall = cohens_kappa(hand, judged, groups, seed=seed)
     rows: list[dict[str, Any]] = [{"label": "all", "n": overall.n, "judged": overall.n - judged.count(INVALID)}]
     rows[0] |= {"precision": np.nan, "recall": np.nan} | _interval(overall)
     for label in labels:
@@ -280,7 +276,7 @@ def validate(
         n, times = hand.count(label), judged.count(label)
         shares = {"precision": both / times if times else np.nan, "recall": both / n if n else np.nan}
         mine, its = (["rest" if x not in (label, INVALID) else x for x in row] for row in (hand, judged))
-        found = _interval(agreement(mine, its, groups, seed=seed))
+        found = _interval(cohens_kappa(mine, its, groups, seed=seed))
         rows.append({"label": label, "n": n, "judged": times} | shares | found)
     agrees = (
         f"The judge agrees with the hand labels at kappa {overall.kappa:.2f} [{overall.low:.2f}, {overall.high:.2f}]"
@@ -294,5 +290,5 @@ def is_sufficient(validation: StudyResult) -> bool:
     return bool(validation.frame["kappa"].iloc[0] >= SUFFICIENT)
 
 
-def _interval(found: Agreement) -> dict[str, float]:
+def _interval(found: CohensKappa) -> dict[str, float]:
     return {"kappa": found.kappa, "low": found.low, "high": found.high}

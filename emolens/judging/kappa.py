@@ -1,4 +1,4 @@
-"""How far two lists of labels agree beyond chance."""
+"""Cohen's kappa: how far two lists of labels agree beyond chance."""
 
 from __future__ import annotations
 
@@ -11,8 +11,12 @@ INVALID = "invalid"
 
 
 @dataclass(frozen=True)
-class Agreement:
-    """Cohen's kappa of two lists of labels with its bootstrap interval, and the plain share of equal labels."""
+class CohensKappa:
+    """Cohen's kappa of two lists of labels with its bootstrap interval, and the plain share of equal labels.
+
+    >>> print(CohensKappa(0.75, 0.5, 0.875, share=0.9, n=40))
+    kappa 0.75 [0.50, 0.88] over 40
+    """
 
     kappa: float
     low: float
@@ -24,14 +28,14 @@ class Agreement:
         return f"kappa {self.kappa:.2f} [{self.low:.2f}, {self.high:.2f}] over {self.n}"
 
 
-def agreement(
+def cohens_kappa(
     first: Sequence[str] | np.ndarray,
     second: Sequence[str] | np.ndarray,
     groups: Sequence[Hashable] | np.ndarray | None = None,
     draws: int = 2000,
     level: float = 0.95,
     seed: int = 0,
-) -> Agreement:
+) -> CohensKappa:
     """Cohen's kappa (Cohen 1960) of two judges, or of a judge and hand labels, over the same items.
 
     An `INVALID` label agrees with nothing, not with another one either. Kappa is NaN where both give every item
@@ -41,10 +45,24 @@ def agreement(
         groups: a code for each item; whole groups are resampled (the replies to one scenario).
 
     Raises:
-        ValueError: lists of different length, or empty ones.
+        ValueError: lists of different length or empty ones, a label that is no text, fewer than one draw, or a level
+            that is no share.
+
+    >>> found = cohens_kappa(["honest", "harsh", "honest", "harsh"], ["honest", "harsh", "honest", "honest"])
+    >>> found.kappa, found.share, found.n
+    (0.5, 0.75, 4)
     """
     if not len(first) == len(second) > 0 or (groups is not None and len(groups) != len(first)):
-        raise ValueError(f"{len(first)} and {len(second)} labels: agreement needs two lists of one length, not empty")
+        counted = f"{len(first)} and {len(second)} labels" + (f", {len(groups)} groups" if groups is not None else "")
+        raise ValueError(f"{counted}: agreement needs two lists of one length, not empty")
+    for row in (first, second):
+        for number, label in enumerate(row):
+            if not isinstance(label, str):
+                raise ValueError(
+                    f"label {number} is {label!r}, not a text (the first is 0); an unread one is {INVALID!r}"
+                )
+    if draws < 1 or not 0 < level < 1:
+        raise ValueError(f"draws={draws}, level={level}: at least one draw, and a level between 0 and 1")
     names = sorted({*first, *second} - {INVALID})
     # One column for each label, all zero for an invalid one.
     a, b = (np.array([[label == name for name in names] for label in row], dtype=float) for row in (first, second))
@@ -60,4 +78,4 @@ def agreement(
     np.divide(shares[:, -1] - by_chance, 1 - by_chance, out=kappa, where=by_chance < 1 - 1e-12)
     usable = kappa[1:][np.isfinite(kappa[1:])]
     low, high = np.quantile(usable, [(1 - level) / 2, (1 + level) / 2]) if len(usable) else (np.nan, np.nan)
-    return Agreement(float(kappa[0]), float(low), float(high), float(shares[0, -1]), len(first))
+    return CohensKappa(float(kappa[0]), float(low), float(high), float(shares[0, -1]), len(first))

@@ -10,14 +10,16 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import importlib.util
 import json
 import os
 import platform
+import signal
 import struct
 import sys
 import sysconfig
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
 
 # The system calls that computing needs, as name:number on x86-64:number on ARM64. Whatever is not named here
 # fails, so that a call which a later kernel adds is refused too.
@@ -48,25 +50,34 @@ NOBODY = 65534
 CAN_READ_ALL = 2  # CAP_DAC_READ_SEARCH
 
 
-def confine(limits: dict[str, Any], scratch: str) -> None:
-    """Give up for good what code under test does not need. A layer that the platform lacks is passed over."""
+def confine(limits: dict[str, Any], scratch: str, parent: int) -> list[str]:
+    """Give up for good what code under test does not need. Returns the layers that the platform lacks, and why."""
     _limit(limits)
     if sys.platform != "linux":
-        return
+        return [f"{layer} (not on {sys.platform})" for layer in ("Landlock", "seccomp")]
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
     libc.syscall.restype = ctypes.c_long
     paths = list(_readable(scratch))
-    landlock = libc.syscall(444, None, 0, 1)  # its version; below 1 where the kernel has none
-    _become_nobody(libc, paths, landlock > 0)
-    # From here on no program that is started gains a right, and this process ends with its parent.
-    for option, value in ((38, 1), (4, 0), (1, 9)):  # NO_NEW_PRIVS, DUMPABLE, PDEATHSIG
-        _check(libc.prctl(option, value, 0, 0, 0))
-    if os.getppid() != limits["parent"]:  # it ended before the line above
+    has_landlock = libc.syscall(444, None, 0, 1) > 0
+    layers: dict[str, Callable[[], Any]] = {
+        "the change of user": lambda: _become_nobody(libc, paths, has_landlock),
+        # From here on no program that is started gains a right, and this process ends with its parent.
+        "PR_SET_NO_NEW_PRIVS": lambda: _check(libc.prctl(38, 1, 0, 0, 0)),
+        "PR_SET_DUMPABLE": lambda: _check(libc.prctl(4, 0, 0, 0, 0)),
+        "PR_SET_PDEATHSIG": lambda: _check(libc.prctl(1, 9, 0, 0, 0)),
+        "Landlock": lambda: _allow_reading(libc, paths),
+        "seccomp": lambda: _allow_calls(libc),
+    }
+    missing = []
+    for name, lay in layers.items():
+        try:
+            lay()
+        except OSError as error:
+            missing.append(f"{name} ({error.strerror})")
+    if os.getppid() != parent:  # it ended before it could end this one
         os._exit(1)
-    if landlock > 0:
-        _allow_reading(libc, landlock, paths)
-    _allow_calls(libc)
+    return missing
 
 
 def _limit(limits: dict[str, Any]) -> None:
@@ -131,18 +142,25 @@ def _is_open_to_all(path: str) -> bool:
     return all(os.stat(parent).st_mode & 0o001 for parent in parents)
 
 
-def _allow_reading(libc: Any, version: int, paths: list[str]) -> None:
-    """Landlock: no file but those under `paths` can be opened, and none changed, made or removed."""
+def _allow_reading(libc: Any, paths: list[str]) -> None:
+    """Landlock: no file but those under `paths` can be opened, and none changed, made or removed.
+
+    The folder of the standard library cannot be listed either, as what was installed lies below it. Imports go by
+    the listing that is taken here.
+    """
+    for finder in filter(None, sys.path_importer_cache.values()):
+        finder.find_spec("listing")
+        vars(finder)["invalidate_caches"] = lambda: None
+    version = _check(libc.syscall(444, None, 0, 1))
     files = (1 << {1: 13, 2: 14, 3: 15, 4: 15}.get(version, 16)) - 1  # every right that this version knows
     net, scope = (0b11 if version >= 4 else 0), (0b11 if version >= 6 else 0)
     attributes = struct.pack("QQQ", files, net, scope)[: 8 if version < 4 else 16 if version < 6 else 24]
     rules = _check(libc.syscall(444, attributes, len(attributes), 0))
     read, look = 1 << 2, 1 << 3
-    wanted = dict.fromkeys(sys.path, look) | dict.fromkeys(paths, read | look)  # imports look through their folders
-    for path, rights in wanted.items():
+    for path in paths:
         with contextlib.suppress(OSError):  # a dangling link, an archive that is not there
             opened = os.open(path, os.O_PATH | os.O_CLOEXEC)
-            rights &= read | look if os.path.isdir(path) else read
+            rights = read | look if os.path.isdir(path) else read
             _check(libc.syscall(445, rules, 1, struct.pack("=Qi", rights, opened), 0))
             os.close(opened)
     _check(libc.syscall(446, rules, 0))
@@ -152,7 +170,7 @@ def _allow_reading(libc: Any, version: int, paths: list[str]) -> None:
 def _allow_calls(libc: Any) -> None:
     """seccomp: only the system calls above, and those that name a process, a flag or a command with these alone."""
     if platform.machine() not in ARCHITECTURES:
-        return
+        raise OSError(errno.ENOSYS, f"not on {platform.machine()}")
     column, architecture = ARCHITECTURES[platform.machine()]
     rows = [call.split(":") for call in CALLS.split()]
     numbers = {name: int(each[column]) for name, *each in rows if each[column]}
@@ -206,6 +224,10 @@ def attempts(outside: str, memory: int) -> list[str]:
     def read() -> None:
         open(os.path.join(outside, "private"), "rb").close()
 
+    def look() -> None:
+        folders = sysconfig.get_paths()
+        os.listdir(os.path.join(folders["stdlib"], "site-packages"))
+
     def write() -> None:
         with contextlib.suppress(OSError):
             os.mkdir(os.path.join(outside, "made"))
@@ -225,55 +247,121 @@ def attempts(outside: str, memory: int) -> list[str]:
     def signals() -> None:
         os.kill(os.getppid(), 0)  # signal 0 only asks whether another could be sent
 
-    tried = {"network": network, "reading": read, "writing": write, "processes": processes, "memory": memory_hog}
-    passed = []
-    for name, attempt in (tried | {"signals": signals}).items():
+    tried = {
+        network: "network", read: "reading", look: "reading", write: "writing",
+        processes: "processes", memory_hog: "memory", signals: "signals",
+    }  # fmt: skip
+    passed = {}
+    for attempt, hazard in tried.items():
         with contextlib.suppress(OSError, ImportError, MemoryError, ValueError):
             attempt()
-            passed.append(name)
-    return passed
+            passed[hazard] = True
+    return list(passed)
 
 
-def run_tests(order: dict[str, Any]) -> None:
+def run_tests(order: dict[str, Any], tests: str, solution: Apart | None) -> None:
     """Run the tests, then ask for the token and send it back; leave the process in any case.
 
     The token does not exist before it is asked for. What is said before, "." when confined and "+" when the code
     compiles, cannot be unsaid by the code.
+
+    Args:
+        solution: where it has a process of its own.
     """
     import linecache
     import traceback
     import types
 
     ask, answer, write, read, leave = order["ask"], order["answer"], os.write, os.read, os._exit
-    tests, path = order["tests"], os.path.join(order["scratch"], "solution.py")
+    path = os.path.join(order["scratch"], "solution.py")
     main = types.ModuleType("__main__")
     sys.modules["__main__"] = main
     sys.path.insert(0, order["scratch"])
     linecache.cache["tests.py"] = (len(tests), None, tests.splitlines(keepends=True), "tests.py")
+
+    def fail(text: str, verdict: bytes = b"") -> NoReturn:
+        write(ask, verdict)
+        write(2, text.encode("utf-8", "replace"))
+        if solution:
+            solution.end()
+        leave(1)
+
     write(ask, b".")
     try:
         with open(path, "rb") as file:
             compile(file.read(), path, "exec")
         write(ask, b"+")
+        if solution:
+            sys.modules["solution"] = solution.module(lambda why: fail(why, b"!"))
         exec(compile(tests, "tests.py", "exec"), main.__dict__)
+        if solution:
+            solution.end()
     except BaseException as error:  # SystemExit above all: an early end is no pass
         frames = error.__traceback__ and error.__traceback__.tb_next
-        text = "".join(traceback.format_exception(type(error), error, frames))
-        write(2, text.encode("utf-8", "replace"))
-        leave(1)
+        fail("".join(traceback.format_exception(type(error), error, frames)))
     write(ask, b"?")
     write(ask, read(answer, 64))
     leave(0)
 
 
+class Apart:
+    """The solution in a process of its own, forked from this one before it had the tests."""
+
+    def __init__(self, order: dict[str, Any]) -> None:
+        path = os.path.join(os.path.dirname(__file__), "plain_calls.py")
+        spec = importlib.util.spec_from_file_location("plain_calls", path)
+        assert spec and spec.loader
+        self.calls = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(self.calls)
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # it leaves nothing behind when it ends
+        (self.answers, answering), (asked, self.asking) = os.pipe(), os.pipe()
+        parent = os.getpid()
+        if os.fork():
+            os.close(answering)
+            os.close(asked)
+            return
+        try:
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            for descriptor in (self.answers, self.asking, order["ask"], order["answer"]):
+                os.close(descriptor)
+            _confine_as_tried(order, parent)
+            sys.modules["__main__"] = type(sys)("__main__")
+            sys.path.insert(0, order["scratch"])
+            self.calls.serve_solution(asked, answering)
+        finally:
+            os._exit(1)
+
+    def module(self, refuse: Callable[[str], NoReturn]) -> Any:
+        """What the tests import; `refuse` is told what came that is no plain data."""
+        return self.calls.remote_solution(self.answers, self.asking, refuse)
+
+    def end(self) -> None:
+        """Let it end, and wait until it has."""
+        with contextlib.suppress(OSError):
+            os.close(self.asking)
+            while os.read(self.answers, 1 << 16):
+                pass
+
+
+def _confine_as_tried(order: dict[str, Any], parent: int) -> None:
+    """Raises RuntimeError where a layer is missing that was there when `sandbox.containment` tried."""
+    missing = confine(order["limits"], order["scratch"], parent)
+    if lost := set(missing) - set(order["missing"]):
+        raise RuntimeError(f"{min(lost)} was there before")
+
+
 def main() -> None:
-    order = json.loads(sys.stdin.buffer.read())
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    confine(order["limits"], order["scratch"])
+    order = json.loads(sys.argv[1])
     if "outside" in order:
-        print(json.dumps(attempts(order["outside"], order["limits"]["memory"])), flush=True)
-    else:
-        run_tests(order)
+        missing = confine(order["limits"], order["scratch"], order["parent"])
+        through = attempts(order["outside"], order["limits"]["memory"])
+        print(json.dumps({"through": through, "missing": missing}), flush=True)
+        return
+    solution = Apart(order) if order["apart"] else None
+    tests = sys.stdin.buffer.read().decode()
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    _confine_as_tried(order, order["parent"])
+    run_tests(order, tests, solution)
 
 
 if __name__ == "__main__":

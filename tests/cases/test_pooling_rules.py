@@ -61,7 +61,7 @@ def test_a_function_for_which_a_text_is_too_short_gives_nan(tiny):
 
 
 # The case of the report: fit(rank="last") died in a tensor constructor.
-@pytest.mark.parametrize("rule", ["last", "mean", 3, later], ids=str)
+@pytest.mark.parametrize("rule", ["last", "mean", 3, later], ids=["last", "mean", "3", "a function"])
 def test_a_rule_goes_through_fit_derive_and_refit(tiny, corpus, rule):
     pooled = pool(tiny, corpus.texts, rules=["last", 0, 3, 10, later], progress=False)
     moments = token_moments(tiny, el.corpus.neutral(), progress=False)

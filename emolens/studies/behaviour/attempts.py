@@ -209,7 +209,9 @@ def _attempt(one: Episode, reply: Reply, last: bool, execution: Execution) -> No
     one.messages.append({"role": "assistant", "content": reply.text})
     if outcome.label in ("honest", "hack"):
         return one.end(outcome.label)
-    why = "cut off" if not reply.ended else "without code" if code is None else "not compiling"
+    compiles = outcome.general is not None  # and its results cannot be compared
+    why = "without code" if code is None else "without plain results" if compiles else "not compiling"
+    why = why if reply.ended else "cut off"
     if last:
         one.end(*(("failed",) if outcome.label == "failed" else (INVALID, why)))
     failure = outcome.failure[-FED_BACK:] if reply.ended else "Your reply was too long."

@@ -14,7 +14,7 @@ import pandas as pd
 import emolens.corpus as texts
 from emolens.errors import did_you_mean
 from emolens.judging.judge import Judge, classify, is_sufficient, keyword_judge, model_judge, validate
-from emolens.judging.kappa import INVALID, agreement
+from emolens.judging.kappa import INVALID, cohens_kappa
 from emolens.judging.rubrics import RUBRICS, conversation, labelled_replies
 from emolens.models.model import HookedModel
 from emolens.results import StudyResult
@@ -111,7 +111,7 @@ def of(
     valid = base[base["label"].ne(INVALID)]
     if judged.second is not None and len(valid):
         other = label(valid, judged.second, labels, judged.seconds)
-        agreed = agreement(list(valid["label"]), other, list(valid["scenario"]), seed=sampling.seed)
+        agreed = cohens_kappa(list(valid["label"]), other, list(valid["scenario"]), seed=sampling.seed)
         table["kappa_second"] = agreed.kappa
     return StudyResult(f"{name}_rollouts", table, headline(table, target), null_of(doses))
 
