@@ -156,12 +156,20 @@ class Hooked:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Where the weights are.
+
+        >>> model.device
+        device(type='cpu')
+        """
         return next(self.bridge.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of the weights; activations are pooled and projected in float32 whatever it is."""
+        """The type of the weights; activations are pooled and projected in float32 whatever it is.
+
+        >>> model.dtype
+        torch.float32
+        """
         return next(self.bridge.parameters()).dtype
 
     @property
@@ -628,7 +636,11 @@ class Columns:
         self.last: Pass | None = None
 
     def next(self, width: int) -> tuple[Pass | None, int]:
-        """The pass that runs, and the first of the next `width` columns."""
+        """The pass that runs, and the first of the next `width` columns.
+
+        >>> Columns(model).next(3)  # no pass runs
+        (None, 0)
+        """
         now = self.model.passing
         if now is not self.last:
             self.last, self.column = now, now.start if now else 0
