@@ -248,16 +248,16 @@ def test_scenarios_are_resampled_whole():
 def test_a_judge_is_validated_before_it_is_believed():
     rows = [Labelled(f"{label} {n}", label, n % 10) for label in RUBRIC.labels for n in range(30)]
     good = validate(lambda item: item.split()[0], rows)
-    assert is_sufficient(good) and "kappa 1.00" in good.verdict() and "No verdict" not in good.verdict()
+    assert is_sufficient(good) and "kappa 1.00" in good.headline() and "no verdict" not in good.headline()
     rng = np.random.default_rng(0)
     poor = validate(lambda item: rng.choice(["calm", "afraid"]).item(), rows, list(RUBRIC.labels))
-    assert not is_sufficient(poor) and "No verdict: below kappa 0.6" in poor.verdict()
+    assert not is_sufficient(poor) and "below 0.6, so there is no verdict" in poor.headline()
     table = poor.table().set_index("label")
     assert list(table.index) == ["all", "calm", "afraid", "angry"] and table.loc["angry", "judged"] == 0
     assert np.isnan(table.loc["angry", "precision"]) and table.loc["angry", "recall"] == 0
     with pytest.warns(UserWarning, match="90 of 90"):
         silent = validate(lambda item: "?", rows)
-    assert not is_sufficient(silent) and "90 invalid" in silent.verdict()
+    assert not is_sufficient(silent) and silent.table()["judged"].tolist()[0] == 0
 
 
 def test_precision_and_recall_of_a_label():
