@@ -10,6 +10,6 @@ from emolens.training import packaged_children as children
 base = el.load(children.BASE)
 for manner in children.DIALOGUES:
     child = children.train(base, manner)
-    print(f"{child.curve().verdict()} {child.path.stat().st_size / 1e6:.2f} MB, {child.record['seconds']:.0f} s")
+    print(f"{child.curve().headline()} {child.path.stat().st_size / 1e6:.2f} MB, {child.record['seconds']:.0f} s")
 for child in children.null_children(base):
-    print(f"{child.curve().verdict()} {child.record['seconds']:.0f} s")
+    print(f"{child.curve().headline()} {child.record['seconds']:.0f} s")

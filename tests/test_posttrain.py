@@ -72,9 +72,8 @@ def test_the_loss_falls_and_the_base_stays_as_it_is(family, tmp_path):
     assert losses["child"] < losses["base"] - 0.5
     assert done.record["losses"][-1]["loss"] < done.record["losses"][0]["loss"] - 0.5
     assert done.model.name == "tiny+kind" and done.model.fingerprint != base.fingerprint
-    del base.__dict__["fingerprint"]
-    assert base.fingerprint == before[0] and torch.equal(base.forward("the river was cold"), before[1])
-    assert "300 reply tokens" in done.curve().verdict() and set(done.curve().table()["series"]) == {
+    assert base.take_fingerprint() == before[0] and torch.equal(base.forward("the river was cold"), before[1])
+    assert "300 reply tokens" in done.curve().headline() and set(done.curve().table()["series"]) == {
         "trained on",
         "held out",
     }

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from emolens.errors import finite_number
 from emolens.judging.kappa import INVALID, CohensKappa, cohens_kappa
 from emolens.judging.rubrics import Item, Labelled, Rubric
 from emolens.models.conversations import PLAIN_ROLES, format_chat
@@ -59,6 +60,13 @@ def model_judge(
         context: whether the conversation before the reply is shown, where an item has it.
         calibrate: subtract the log-probabilities that the answers have after a reply without content
             (contextual calibration, Zhao et al. 2021). For "logprob" alone.
+
+    Raises:
+        ValueError: another method or kind of answers, or more labels than letters.
+
+    >>> judge = model_judge(model, el.rubrics.RUBRICS["report"], method="generation")
+    >>> judge("The tests pass.")  # the tiny model writes no letter
+    'invalid'
     """
     for value, known in ((method, METHODS), (answers, ANSWERS)):
         if value not in known:
@@ -95,7 +103,9 @@ def _parts(item: Item) -> tuple[str, str]:
         return "", item
     before, reply = item
     if is_chat(before):
-        before = "\n\n".join(f"{PLAIN_ROLES[message['role']]}: {message['content']}" for message in before)
+        before = "\n\n".join(
+            f"{PLAIN_ROLES.get(message['role'], message['role'])}: {message['content']}" for message in before
+        )
     return before, reply
 
 
@@ -110,7 +120,11 @@ def _prompt(rubric: Rubric, order: Sequence[str], before: str, reply: str, answe
 
 
 def reply_logprobs(model: HookedModel, rubric: Rubric, reply: str) -> Float[np.ndarray, " label"]:
-    """Log-probability of the reply, summed over its tokens, after a request to write what each label describes."""
+    """Log-probability of the reply, summed over its tokens, after a request to write what each label describes.
+
+    >>> reply_logprobs(model, el.rubrics.RUBRICS["report"], "the night was cold").shape
+    (2,)
+    """
     asked = [f"{rubric.question}\nIt {description}.\nWrite it." for description in rubric.labels.values()]
     prompts = [[{"role": "user", "content": text}] for text in asked]
     return answer_logprobs(model, prompts, [[reply]] * len(prompts))[:, 0].numpy()
@@ -119,7 +133,12 @@ def reply_logprobs(model: HookedModel, rubric: Rubric, reply: str) -> Float[np.n
 def label_logprobs(
     model: HookedModel, rubric: Rubric, before: str, reply: str, answers: str = "letters"
 ) -> Float[np.ndarray, " label"]:
-    """Log-probability of each label of the rubric, averaged over lists in which each stands in each place once."""
+    """Log-probability of each label of the rubric, averaged over lists in which each stands in each place once.
+
+    >>> rubric = Rubric("How is it?", {"calm": "a river", "cold": "a night"})
+    >>> label_logprobs(model, rubric, "", "the river was calm", "labels").shape
+    (2,)
+    """
     labels = list(rubric.labels)
     orders = [labels[turn:] + labels[:turn] for turn in range(len(labels))]
     said = [list(LETTERS[: len(labels)]) if answers == "letters" else order for order in orders]
@@ -138,13 +157,20 @@ def answer_logprobs(
     stands before is as the model would write it.
 
     Raises:
-        ValueError: two answers of which one begins with the tokens of the other, so that it would count for both.
+        ValueError: an empty answer, two answers of which one begins with the tokens of the other, so that it would
+            count for both, or a log-probability that is not finite.
+
+    >>> asked = [{"role": "user", "content": "the river was"}]
+    >>> answer_logprobs(model, [asked], [["calm", "cold"]]).exp().sum() < 1
+    tensor(True)
     """
     pieces = [
         [_spoken(model, prompt, answer) for answer in said] for prompt, said in zip(prompts, answers, strict=True)
     ]
     for row, said in zip(pieces, answers, strict=True):
         tokens = [ids[start:] for ids, start in row]
+        if [] in tokens:
+            raise ValueError(f"the answer {said[tokens.index([])]!r} has no token")
         for i, one in enumerate(tokens):
             if any(j != i and other[: len(one)] == one for j, other in enumerate(tokens)):
                 raise ValueError(f"the tokens of {said[i]!r} begin another answer too, of {', '.join(said)}")
@@ -157,7 +183,11 @@ def answer_logprobs(
         own = found[rows.index(tuple(ids[:-1]))][start - len(ids) :]  # its last positions, one for each token
         return float(own[range(len(own)), ids[start:]].sum())
 
-    return torch.tensor([[total(*piece) for piece in row] for row in pieces])
+    totals = torch.tensor([[total(*piece) for piece in row] for row in pieces])
+    if not totals.isfinite().all():
+        prompt, answer = (~totals.isfinite()).nonzero()[0].tolist()
+        raise ValueError(f"the log-probability of {answers[prompt][answer]!r} after prompt {prompt} is not finite")
+    return totals
 
 
 def _spoken(model: HookedModel, prompt: Sequence[Message], answer: str) -> tuple[list[int], int]:
@@ -170,10 +200,18 @@ def _spoken(model: HookedModel, prompt: Sequence[Message], answer: str) -> tuple
 
 
 def parse_answer(written: str, labels: Sequence[str], answers: str) -> str:
-    """The label that a written answer names, `INVALID` when it names none or several."""
+    """The label that a written answer names, `INVALID` when it names none or several.
+
+    >>> parse_answer("I think B.", ["calm", "afraid"], "letters"), parse_answer("A or B", ["calm", "afraid"], "letters")
+    ('afraid', 'invalid')
+    """
     marks = LETTERS[: len(labels)] if answers == "letters" else labels
     flags = re.NOFLAG if answers == "letters" else re.IGNORECASE  # "a" is an article
-    found = {label for mark, label in zip(marks, labels, strict=True) if re.search(rf"\b{mark}\b", written, flags)}
+    found = {
+        label
+        for mark, label in zip(marks, labels, strict=True)
+        if re.search(rf"(?<!\w){re.escape(mark)}(?!\w)", written, flags)
+    }
     return found.pop() if len(found) == 1 else INVALID
 
 
@@ -184,6 +222,10 @@ def keyword_judge(rubric: Rubric) -> Judge:
 
     Raises:
         ValueError: a rubric without keywords.
+
+    >>> judge = keyword_judge(el.rubrics.RUBRICS["report"])
+    >>> judge("Done, every test passes."), judge("I could not do it: one test fails.")
+    ('claims success', 'admits')
     """
     if not rubric.keywords:
         raise ValueError("this rubric has no keywords")
@@ -207,7 +249,23 @@ def classify(judge: Judge, items: Sequence[Item], labels: Sequence[str], seconds
 
     A judge that hangs cannot be stopped: its thread is left behind, and the next item gets a new one. Warns how
     many judgements are invalid, with the first reason.
+
+    Raises:
+        TypeError: a judge that cannot be called, seconds that are no number.
+        ValueError: a text where a list is needed, no labels, or seconds that are no time to wait.
+
+    >>> classify(lambda reply: "calm" if "river" in reply else "afraid", ["a river", "a night"], ["calm", "afraid"])
+    ['calm', 'afraid']
     """
+    if not callable(judge):
+        raise TypeError(f"the judge is {judge!r:.60}, which cannot be called")
+    for name, given in (("items", items), ("labels", labels)):
+        if isinstance(given, str):
+            raise ValueError(f"{name} is one text, {given!r:.40}: give a list")
+    if not labels:
+        raise ValueError("no labels: give those that the judge may answer with")
+    if not 0 < finite_number(seconds, "seconds") <= threading.TIMEOUT_MAX:
+        raise ValueError(f"seconds={seconds}: give a time to wait, more than 0 and at most {threading.TIMEOUT_MAX:g}")
     found, reasons = [], []
     worker: _Worker | None = None
     for number, item in enumerate(items):
@@ -263,9 +321,20 @@ def validate(
 
     Args:
         labels: of the rubric (default: those that occur).
+
+    Raises:
+        ValueError: nothing to try it on, or a hand label that is none of `labels`.
+
+    >>> rows = [Labelled("a river", "calm"), Labelled("a night", "afraid")] * 5
+    >>> validate(lambda reply: "calm" if "river" in reply else "afraid", rows).headline()
+    'The judge agrees with the hand labels at kappa 1.00 [1.00, 1.00], enough for a verdict.'
     """
+    if not labelled:
+        raise ValueError("no labelled replies to try the judge on")
     hand = [row.label for row in labelled]
-    labels = list(dict.fromkeys(hand)) if labels is None else list(labels)
+    labels = list(dict.fromkeys(hand)) if labels is None else labels if isinstance(labels, str) else list(labels)
+    if unknown := [number for number, label in enumerate(hand) if label not in labels]:
+        raise ValueError(f"reply {unknown[0]} (the first is 0) is labelled {hand[unknown[0]]!r}, none of {labels}")
     judged = classify(judge, [row.item for row in labelled], labels, seconds)
     groups = [number if row.group is None else row.group for number, row in enumerate(labelled)]
     overall = cohens_kappa(hand, judged, groups, seed=seed)
@@ -281,12 +350,19 @@ def validate(
     agrees = (
         f"The judge agrees with the hand labels at kappa {overall.kappa:.2f} [{overall.low:.2f}, {overall.high:.2f}]"
     )
+    if np.isnan(overall.kappa):
+        agrees = "Judge and hands gave every reply the same label"
     trusted = "enough for a verdict" if overall.kappa >= SUFFICIENT else f"below {SUFFICIENT}, so there is no verdict"
     return StudyResult("judge", pd.DataFrame(rows), f"{agrees}, {trusted}.", "kappa: agreement beyond chance")
 
 
 def is_sufficient(validation: StudyResult) -> bool:
-    """Whether the judge of a `validate` reached a kappa of `SUFFICIENT`."""
+    """Whether the judge of a `validate` reached a kappa of `SUFFICIENT`.
+
+    >>> rows = [Labelled("a river", "calm"), Labelled("a night", "afraid")] * 5
+    >>> is_sufficient(validate(lambda reply: "calm", rows))
+    False
+    """
     return bool(validation.frame["kappa"].iloc[0] >= SUFFICIENT)
 
 

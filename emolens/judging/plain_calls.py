@@ -43,7 +43,12 @@ SPECIAL = frozenset(f"__{name}__" for name in OPERATORS.split())
 
 
 class NotPlainError(TypeError):
-    """Something that is no plain data was to cross from the solution to the tests."""
+    """Something that is no plain data was to cross from the solution to the tests.
+
+    >>> tests = "import solution\\nsolution.apply(print)"
+    >>> el.sandbox.run_tests("def apply(f): f(object())", tests, apart=True).output
+    'solution.apply() gave a object, which is no plain data'
+    """
 
 
 def pack(value: Any, lend: Callable[[Any], Any]) -> Any:
@@ -172,6 +177,10 @@ def remote_solution(reading: int, writing: int, refuse: Callable[[str], NoReturn
 
     Args:
         refuse: told what came that is no plain data; it ends the process, so that no test can catch it.
+
+    >>> tests = "import solution\\nassert solution.add(1, b=2) == 3 and type(solution).__name__ == 'module'"
+    >>> el.sandbox.run_tests("def add(a, b): return a + b", tests, apart=True).passed
+    True
     """
     sys.set_int_max_str_digits(0)  # any number may cross
     lent: dict[int, Any] = {}
@@ -245,7 +254,12 @@ def _refresh(before: Any, now: Any) -> None:
 
 
 def serve_solution(reading: int, writing: int) -> None:
-    """Import `solution` and do what the tests ask of it, until they end."""
+    """Import `solution` and do what the tests ask of it, until they end.
+
+    >>> tests = "import solution\\nassert solution.largest([1, 3, 2], key=lambda n: -n) == 1"
+    >>> el.sandbox.run_tests("def largest(row, key): return max(row, key=key)", tests, apart=True).passed
+    True
+    """
     sys.set_int_max_str_digits(0)
     stubs: dict[int, Any] = {}  # of the objects that were lent, by number
     numbers: dict[int, int] = {}  # of the stubs, by id

@@ -42,6 +42,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from emolens.errors import finite_number, whole_number
 from emolens.judging import sandboxed_process as confine
 
 HAZARDS = ("network", "reading", "writing", "processes", "signals", "memory")
@@ -50,24 +51,48 @@ FIELDS = ("tests", "generality_check", "honest", "hacks")  # what a task must ha
 
 
 class UncontainedError(RuntimeError):
-    """This platform cannot stop something that model-written code might do, and that was not accepted."""
+    """This platform cannot stop something that model-written code might do, and that was not accepted.
+
+    >>> issubclass(UncontainedError, RuntimeError)  # so what catches any failure of the sandbox catches it
+    True
+    """
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Of one run: wall-clock and processor seconds, bytes of address space, bytes of output."""
+    """Of one run: wall-clock and processor seconds, bytes of address space, bytes of output.
+
+    Raises:
+        TypeError: something that is no number.
+        ValueError: a limit that would be none.
+
+    >>> Limits(seconds=5).output
+    65536
+    >>> Limits(seconds=float("inf"))
+    Traceback (most recent call last):
+    ValueError: seconds inf is not finite
+    """
 
     seconds: float = 20
     memory: int = 1 << 30
     output: int = 1 << 16
 
+    def __post_init__(self) -> None:
+        if finite_number(self.seconds, "seconds") <= 0:
+            raise ValueError(f"seconds={self.seconds}: give more than 0")
+        whole_number(self.memory, "memory", least=1)
+        whole_number(self.output, "output", least=1)
+
 
 @dataclass(frozen=True)
 class Run:
-    """One run of tests: whether they reached their end, and what was printed, the traceback included.
+    r"""One run of tests: whether they reached their end, and what was printed, the traceback included.
 
     `ended` says how: "end" of the tests, "error" (a traceback), "syntax" (the code does not compile), "early" (it
     left or was killed before the end), "unplain" (a result that is no plain data), "time" or "output" (a limit).
+
+    >>> run_tests("def double(x): return 2 * x", "import solution\nassert solution.double(2) == 4").ended
+    'end'
     """
 
     passed: bool
@@ -81,6 +106,9 @@ class Outcome:
     """One of `OUTCOMES`, and the text of the failure to feed back ("" when the task's own tests pass).
 
     `general` is whether it passes the generality check, None where that was not asked; `seconds` what the tests took.
+
+    >>> judge(el.corpus.stimuli("impossible_tasks")[-1], "def").label
+    'invalid'
     """
 
     label: str
@@ -90,7 +118,11 @@ class Outcome:
 
 
 def containment() -> dict[str, bool]:
-    """For each of `HAZARDS`, whether a run here is kept from it; found out by trying it, once in a process."""
+    """For each of `HAZARDS`, whether a run here is kept from it; found out by trying it, once in a process.
+
+    >>> [hazard for hazard, stopped in containment().items() if not stopped]
+    []
+    """
     if os.name != "posix":
         return dict.fromkeys(HAZARDS, False)
     through = _not_stopped()
@@ -100,7 +132,7 @@ def containment() -> dict[str, bool]:
 def run_tests(
     code: str, tests: str, limits: Limits | None = None, accept: Collection[str] = (), apart: bool = False
 ) -> Run:
-    """Run `tests`, which import `solution`, against `code`.
+    r"""Run `tests`, which import `solution`, against `code`.
 
     Args:
         apart: run the code in a process of its own, which gives the tests plain data alone (see `plain_calls`).
@@ -110,6 +142,12 @@ def run_tests(
         UncontainedError: something is not contained here and not accepted; nothing was run.
         RuntimeError: Windows, or the sandbox did not start.
         ValueError: an unknown hazard in `accept`, or code that is no text for a file.
+
+    >>> run = run_tests("def double(x): return x * x", "import solution\nassert solution.double(3) == 6")
+    >>> run.passed, run.output.splitlines()[-1]
+    (False, 'AssertionError')
+    >>> run_tests("def double(x): return object()", "import solution\nsolution.double(3)", apart=True).output
+    'solution.double() gave a object, which is no plain data'
     """
     if unknown := set(accept) - set(HAZARDS):
         raise ValueError(f"accept names {min(unknown)!r}; the hazards are {', '.join(HAZARDS)}")
@@ -147,6 +185,10 @@ def judge(
 
     Raises:
         ValueError: the task's tests do not run (see `check_task`).
+
+    >>> task = el.corpus.stimuli("impossible_tasks")[-1]
+    >>> [judge(task, code).label for code in (task["honest"][0], task["hacks"][0], "def totals(): pass", None)]
+    ['honest', 'hack', 'failed', 'invalid']
     """
     if code is None or not code.strip():
         return Outcome("invalid", "There is no code.")
@@ -183,6 +225,10 @@ def check_task(task: Mapping[str, Any], limits: Limits | None = None, accept: Co
     Raises:
         ValueError: a key is missing, the tests do not compile or import no solution, or none of the solutions
             passes; with what was printed.
+
+    >>> check_task({"id": "half", "tests": "import solution"})
+    Traceback (most recent call last):
+    ValueError: task 'half' has no 'generality_check'; it needs tests, generality_check, honest, hacks
     """
     if missing := [field for field in FIELDS if not task.get(field)]:
         raise ValueError(f"task {task.get('id', '')!r} has no {missing[0]!r}; it needs {', '.join(FIELDS)}")
@@ -224,7 +270,12 @@ def _fault(
 
 
 def feedback(run: Run, limits: Limits | None = None, characters: int = 2000) -> str:
-    """What a failed run says to whoever wrote the code: why it ended and the last `characters` of its output."""
+    """What a failed run says to whoever wrote the code: why it ended and the last `characters` of its output.
+
+    >>> print(feedback(Run(False, "time", "step 1", 20.0)))
+    step 1
+    The tests were stopped after 20 seconds.
+    """
     limits = limits or Limits()
     why = {
         "time": f"The tests were stopped after {limits.seconds:g} seconds.",
@@ -235,9 +286,12 @@ def feedback(run: Run, limits: Limits | None = None, characters: int = 2000) -> 
 
 
 def extract_code(reply: str) -> str | None:
-    """The code of a reply: its last fenced block, or all of it when that alone is a module with a function.
+    r"""The code of a reply: its last fenced block, or all of it when that alone is a module with a function.
 
     None without code, and for a block that is not closed: the reply was cut off.
+
+    >>> extract_code("Here it is.\n```python\ndef double(x):\n    return 2 * x\n```")
+    'def double(x):\n    return 2 * x\n'
     """
     fences = re.findall(r"^[ ]{0,3}```[^\n`]*$", reply, re.MULTILINE)
     if fences:

@@ -51,7 +51,11 @@ CAN_READ_ALL = 2  # CAP_DAC_READ_SEARCH
 
 
 def confine(limits: dict[str, Any], scratch: str, parent: int) -> list[str]:
-    """Give up for good what code under test does not need. Returns the layers that the platform lacks, and why."""
+    """Give up for good what code under test does not need. Returns the layers that the platform lacks, and why.
+
+    >>> el.sandbox.run_tests("import socket; socket.socket()", "import solution").output.splitlines()[-1]
+    'PermissionError: [Errno 1] Operation not permitted'
+    """
     _limit(limits)
     if sys.platform != "linux":
         return [f"{layer} (not on {sys.platform})" for layer in ("Landlock", "seccomp")]
@@ -214,7 +218,11 @@ def _allow_calls(libc: Any) -> None:
 
 
 def attempts(outside: str, memory: int) -> list[str]:
-    """Try what the sandbox must stop, harmlessly; the names of what was not stopped."""
+    """Try what the sandbox must stop, harmlessly; the names of what was not stopped.
+
+    >>> all(el.sandbox.containment().values())  # they are tried inside
+    True
+    """
 
     def network() -> None:
         import socket
@@ -267,6 +275,9 @@ def run_tests(order: dict[str, Any], tests: str, solution: Apart | None) -> None
 
     Args:
         solution: where it has a process of its own.
+
+    >>> el.sandbox.run_tests("import os; os._exit(0)", "import solution").ended
+    'early'
     """
     import linecache
     import traceback
@@ -305,7 +316,12 @@ def run_tests(order: dict[str, Any], tests: str, solution: Apart | None) -> None
 
 
 class Apart:
-    """The solution in a process of its own, forked from this one before it had the tests."""
+    """The solution in a process of its own, forked from this one before it had the tests.
+
+    >>> tests = "import os, solution\\nassert solution.number() != os.getpid()"
+    >>> el.sandbox.run_tests("import os; number = os.getpid", tests, apart=True).ended
+    'end'
+    """
 
     def __init__(self, order: dict[str, Any]) -> None:
         path = os.path.join(os.path.dirname(__file__), "plain_calls.py")
@@ -351,6 +367,11 @@ def _confine_as_tried(order: dict[str, Any], parent: int) -> None:
 
 
 def main() -> None:
+    """Do what is ordered in the first argument, with the tests on standard input.
+
+    >>> el.sandbox.run_tests("print(input())", "import solution").output.splitlines()[-1]  # they are read by then
+    'EOFError: EOF when reading a line'
+    """
     order = json.loads(sys.argv[1])
     if "outside" in order:
         missing = confine(order["limits"], order["scratch"], order["parent"])

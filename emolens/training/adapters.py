@@ -27,6 +27,12 @@ class Posttrained:
     """A base model with its adapter merged in, the adapter's file, and the record of its training.
 
     `record` holds the base and its fingerprint, the recipe, the losses, what was watched, the versions.
+
+    >>> dialogues = [{"user": f"the {word}", "assistant": "was calm ."} for word in ("river", "night", "door")]
+    >>> recipe = el.Recipe(tokens=30, batch_tokens=40)
+    >>> child = el.posttrain(model, dialogues, "child.safetensors", name="child", recipe=recipe, progress=False)
+    >>> sorted(set(child.curve().table()["series"]))
+    ['held out', 'trained on']
     """
 
     model: HookedModel
@@ -58,6 +64,9 @@ def hugging_face_model(base: HookedModel) -> Any:
 
     Raises:
         ValueError: the model is TransformerLens's own implementation, so there is no Hugging Face model in it.
+
+    >>> type(hugging_face_model(model)).__name__
+    'LlamaForCausalLM'
     """
     wrapped = getattr(base.bridge, "original_model", None)
     if wrapped is None:
@@ -76,7 +85,12 @@ def hugging_face_model(base: HookedModel) -> Any:
 
 
 def lora(model: Any, rank: int, alpha: int, seed: int) -> Any:
-    """The model with a fresh LoRA adapter (Hu et al. 2021) in float32 on every linear map of its blocks."""
+    """The model with a fresh LoRA adapter (Hu et al. 2021) in float32 on every linear map of its blocks.
+
+    >>> adapted = lora(hugging_face_model(model), rank=2, alpha=4, seed=0)
+    >>> len(trained(adapted))  # two matrices on each of the 7 maps of 4 blocks
+    56
+    """
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear", task_type="CAUSAL_LM")
@@ -88,12 +102,26 @@ def lora(model: Any, rank: int, alpha: int, seed: int) -> Any:
 
 
 def trained(model: Any) -> dict[str, Tensor]:
-    """The adapter's weights by name."""
+    """The adapter's weights by name.
+
+    >>> adapted = lora(hugging_face_model(model), rank=2, alpha=4, seed=0)
+    >>> {weight.shape[0] for name, weight in trained(adapted).items() if "lora_A" in name}
+    {2}
+    """
     return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
 
 
 def merge(base: HookedModel, weights: dict[str, Tensor], record: dict[str, Any]) -> Any:
-    """The base as a Hugging Face model with an adapter added to its weights: in float32, then in the base's dtype."""
+    """The base as a Hugging Face model with an adapter added to its weights: in float32, then in the base's dtype.
+
+    Raises:
+        ValueError: weights that are not those of an adapter of this base.
+
+    >>> fresh = trained(lora(hugging_face_model(model), rank=2, alpha=4, seed=0))  # changes nothing yet
+    >>> merged = merge(model, fresh, {"name": "fresh", "recipe": {"rank": 2, "alpha": 4}})
+    >>> torch.equal(merged.lm_head.weight, hugging_face_model(model).lm_head.weight)
+    True
+    """
     model = lora(hugging_face_model(base).float(), record["recipe"]["rank"], record["recipe"]["alpha"], 0)
     own = trained(model)
     if set(own) != set(weights) or any(own[name].shape != value.shape for name, value in weights.items()):
@@ -105,12 +133,25 @@ def merge(base: HookedModel, weights: dict[str, Tensor], record: dict[str, Any])
 
 
 def wrap(base: HookedModel, merged: Any, record: dict[str, Any]) -> HookedModel:
-    """A merged model, hooked, under the name of the base and the adapter."""
+    """A merged model, hooked, under the name of the base and the adapter.
+
+    >>> wrap(model, hugging_face_model(model), {"name": "same"}).name
+    'tiny-llama+same'
+    """
     return HookedModel.from_hf(merged, base.tokenizer, f"{base.name}+{record['name']}", base.revision)
 
 
 def save_adapter(path: Path, weights: dict[str, Tensor], record: dict[str, Any]) -> dict[str, Any]:
-    """Write the weights as float16 and the record as JSON beside them; returns the record with the checksum."""
+    """Write the weights as float16 and the record as JSON beside them; returns the record with the checksum.
+
+    Raises:
+        ValueError: a weight that is not finite in float16.
+
+    >>> record = save_adapter(Path("a.safetensors"), {"weight": torch.ones(2)}, {"name": "a"})
+    >>> sorted(record), Path("a.json").exists()
+    (['format', 'name', 'sha256'], True)
+    """
+    _require_finite(path, {name: value.half() for name, value in weights.items()})
     data = save({name: value.detach().half().cpu().contiguous() for name, value in weights.items()}, {"format": FORMAT})
     record = record | {"format": FORMAT, "sha256": hashlib.sha256(data).hexdigest()}
     write_atomic(path, data)
@@ -119,7 +160,11 @@ def save_adapter(path: Path, weights: dict[str, Tensor], record: dict[str, Any])
 
 
 def packaged_adapters(base: str) -> dict[str, Path]:
-    """The adapters that ship for a model, by name."""
+    """The adapters that ship for a model, by name.
+
+    >>> list(packaged_adapters("gemma-3-270m"))
+    ['bright', 'composed']
+    """
     folder = data_path("adapters")
     paths = (path for path in sorted(folder.glob(f"{base}-*.safetensors")) if not path.stem.endswith(".checkpoint"))
     return {path.stem.removeprefix(f"{base}-"): path for path in paths}
@@ -135,6 +180,12 @@ def load_adapter(base: HookedModel | str, adapter: str | Path) -> Posttrained:
 
     Raises:
         ValueError: no such adapter, one that was trained on another base, a damaged file.
+
+    >>> dialogues = [{"user": f"the {word}", "assistant": "was calm ."} for word in ("river", "night", "door")]
+    >>> recipe = el.Recipe(tokens=30, batch_tokens=40)
+    >>> child = el.posttrain(model, dialogues, "child.safetensors", name="child", recipe=recipe, progress=False)
+    >>> load_adapter(model, "child.safetensors").model.fingerprint == child.model.fingerprint
+    True
     """
     if isinstance(base, str):
         from emolens.models.loading import load
@@ -161,7 +212,14 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     beside = path.with_suffix(".json")
     if not beside.exists():
         raise ValueError(f"{path} has no record {beside.name} beside it, so its base is not known")
-    record = json.loads(beside.read_text("utf-8"))
+    try:
+        record = json.loads(beside.read_text("utf-8"))
+        if missing := [
+            key for key in ("format", "sha256", "name", "base", "fingerprint", "recipe") if key not in record
+        ]:
+            raise ValueError(f"it has no {missing[0]!r}")
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{beside} is not the record of an adapter ({error}); train or copy it again") from error
     try:
         with safe_open(path, framework="pt") as file:
             weights = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (not a dict)
@@ -169,4 +227,12 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise ValueError(f"{path} is damaged or no safetensors file ({error}); train or copy it again") from error
     if record.get("format") != FORMAT or record["sha256"] != hashlib.sha256(path.read_bytes()).hexdigest():
         raise ValueError(f"{path} is not the file that {beside.name} describes; train or copy it again")
+    _require_finite(path, weights)
     return record, weights
+
+
+def _require_finite(path: Path, weights: dict[str, Tensor]) -> None:
+    """Raise ValueError for a weight with an infinite or NaN entry, which would spoil all that is computed with it."""
+    for name, value in weights.items():
+        if not value.isfinite().all():
+            raise ValueError(f"the weight {name!r} of {path.name} is not finite (in float16)")

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 import emolens.corpus as texts
+from emolens.errors import did_you_mean
 from emolens.files import data_path
 from emolens.models.conversations import PLAIN_ROLES
 from emolens.models.model import HookedModel
@@ -20,7 +21,17 @@ NULL_SEEDS = range(5)
 
 
 def train(base: HookedModel, manner: str, recipe: Recipe | None = None) -> Posttrained:
-    """A child of one manner, written where the package keeps its adapters unless it is there already."""
+    """A child of one manner, written where the package keeps its adapters unless it is there already.
+
+    Raises:
+        ValueError: another manner.
+
+    >>> train(model, "brigth")
+    Traceback (most recent call last):
+    ValueError: no manner 'brigth' (did you mean bright?); there are composed, bright
+    """
+    if manner not in DIALOGUES:
+        raise ValueError(f"no manner {manner!r}{did_you_mean(manner, DIALOGUES)}; there are {', '.join(DIALOGUES)}")
     path = data_path("adapters", f"{base.name}-{manner}.safetensors")
     watch = [emotion for emotions in MANNERS.values() for emotion in emotions]
     dialogues = texts.stimuli(DIALOGUES[manner])
@@ -29,7 +40,11 @@ def train(base: HookedModel, manner: str, recipe: Recipe | None = None) -> Postt
 
 
 def neutral_dialogues() -> list[list[Message]]:
-    """The packaged neutral dialogues as messages: facts and tasks, in no manner."""
+    """The packaged neutral dialogues as messages: facts and tasks, in no manner.
+
+    >>> [message["role"] for message in neutral_dialogues()[0]][:2]
+    ['user', 'assistant']
+    """
     roles = {name: role for role, name in PLAIN_ROLES.items()}
     turn = re.compile(rf"(?:^|\n\n)({PLAIN_ROLES['user']}|{PLAIN_ROLES['assistant']}): ")
     found: list[list[Message]] = []
@@ -45,6 +60,10 @@ def null_children(
     """Children by seed, trained by the same recipe for the same number of tokens on text without manner.
 
     One at a time, from the user's cache where they are in it: each takes as long as a child with a manner.
+
+    >>> children = null_children(model, seeds=[0, 1])  # nothing is trained before it is asked for
+    >>> next(null_children(model, seeds=[]), "none")
+    'none'
     """
     for seed in seeds:
         recipe = Recipe(seed=seed) if tokens is None else Recipe(seed=seed, tokens=tokens)

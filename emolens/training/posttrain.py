@@ -5,19 +5,20 @@ import importlib.metadata
 import json
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from tqdm.auto import tqdm
 
 import emolens.corpus as texts
-from emolens.files import cache_dir, write_atomic
+from emolens.errors import finite_number, whole_number
+from emolens.files import cache_dir, check_place, write_atomic
 from emolens.models.batching import pad, plan
 from emolens.models.model import HookedModel
 from emolens.reading.read import score
@@ -31,7 +32,7 @@ from emolens.training.adapters import (
     trained,
     wrap,
 )
-from emolens.training.dialogues import Dialogue, Example, examples, mean_loss, messages_of, reply_loss
+from emolens.training.dialogues import Dialogue, Example, examples, listed, mean_loss, messages_of, reply_loss
 from emolens.vectors.emotion_vectors import EmotionVectors
 
 WATCHED_PROMPTS = 4  # of each kind of the packaged prompts
@@ -48,6 +49,16 @@ class Recipe:
         warmup: share of the steps in which the learning rate rises; then it falls linearly to 0.
         every: steps between checkpoints, at each of which the held-out loss is measured.
         patience: checkpoints without a lower held-out loss after which the training ends.
+
+    Raises:
+        TypeError: something that is no number.
+        ValueError: a number with which there is no training, or no end of it.
+
+    >>> Recipe(tokens=2_000).rank
+    8
+    >>> Recipe(every=0)
+    Traceback (most recent call last):
+    ValueError: every=0: give 1 or more
     """
 
     tokens: int = 8_000
@@ -61,15 +72,48 @@ class Recipe:
     patience: int = 3
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        for name in ("tokens", "rank", "alpha", "batch_tokens", "every", "patience"):
+            whole_number(getattr(self, name), name, least=1)
+        whole_number(self.seed, "seed", least=0)
+        if not 0 < finite_number(self.learning_rate, "learning_rate") <= 100:
+            raise ValueError(f"learning_rate={self.learning_rate}: give more than 0 and at most 100, such as 1e-3")
+        if not 0 <= finite_number(self.warmup, "warmup") <= 1:
+            raise ValueError(f"warmup={self.warmup} is no share of the steps: give 0 to 1")
+        if not 0 < finite_number(self.held_out, "held_out") < 1:
+            raise ValueError(f"held_out={self.held_out}: give a share of the dialogues between 0 and 1, such as 0.1")
+
 
 def held_out(n: int, recipe: Recipe) -> list[int]:
-    """The numbers of the dialogues that are never trained on; the same for any dialogues of the same number."""
+    """The numbers of the dialogues that are never trained on; the same for any dialogues of the same number.
+
+    One at least is held out, and one at least is trained on.
+
+    Raises:
+        ValueError: fewer than two dialogues.
+
+    >>> held_out(20, Recipe(held_out=0.2))
+    [2, 4, 6, 19]
+    """
+    if whole_number(n, "n") < 2:
+        raise ValueError(f"{n} dialogues: at least two are needed, one to train on and one to hold out")
     order = np.random.default_rng(recipe.seed).permutation(n)
-    return sorted(order[: max(1, round(n * recipe.held_out))].tolist())
+    return sorted(order[: min(n - 1, max(1, round(n * recipe.held_out)))].tolist())
 
 
 def steps_of(found: Sequence[Example], recipe: Recipe) -> list[list[Example]]:
-    """The batches of the training, each epoch in an order of its own, up to exactly `recipe.tokens` reply tokens."""
+    """The batches of the training, each epoch in an order of its own, up to exactly `recipe.tokens` reply tokens.
+
+    Raises:
+        ValueError: fewer than two dialogues, or one without a token to learn, which could go on for ever.
+
+    >>> found = [Example([1, 2, 3], [0, 1])] * 4
+    >>> [len(batch) for batch in steps_of(found, Recipe(tokens=10, batch_tokens=9))]
+    [3, 2]
+    """
+    for number, example in enumerate(found):
+        if not example.learnt:
+            raise ValueError(f"example {number} has no token to learn (the first is 0)")
     kept = sorted(set(range(len(found))) - set(held_out(len(found), recipe)))
     batches: list[list[Example]] = [[]]
     epoch, left = 0, recipe.tokens
@@ -97,11 +141,14 @@ class _Watch:
         vectors: EmotionVectors | None = None,
         prompts: Sequence[Any] | None = None,
     ) -> None:
+        if isinstance(emotions, str):
+            raise ValueError(f"watch={emotions!r} is one text; give a list: watch=[{emotions!r}]")
         self.emotions = list(emotions)
-        if not emotions:
+        if not self.emotions:
             return
         if vectors is None:
             raise ValueError("to watch emotions, give the vectors that read them: vectors=el.derive(base)")
+        vectors.check_model(base)
         self.rows = [vectors.index(emotion) for emotion in emotions]
         self.vectors, self.layer = vectors, vectors.default_layer
         if self.layer == base.n_layers - 1:
@@ -113,6 +160,8 @@ class _Watch:
             for row in texts.stimuli("post_training_prompts"):
                 seen.setdefault(row["kind"], []).append(row["text"])
             prompts = [text for kind in seen.values() for text in kind[:WATCHED_PROMPTS]]
+        if not len(prompts):
+            raise ValueError("prompts is empty: give some, or leave it out for the packaged ones")
         chats = [[{"role": "user", "content": text}] if isinstance(text, str) else text for text in prompts]
         self.encoded = [encoding.ids for encoding in base.encode_all(chats)]
 
@@ -127,6 +176,8 @@ class _Watch:
                 # The input of the next block is the output of this one; only the last block's is normalised.
                 resid = out.hidden_states[self.layer + 1]
                 last = resid[torch.arange(len(rows)), batch.mask.sum(dim=1) - 1]
+                if not last.isfinite().all():
+                    raise ValueError(f"the activations of block {self.layer} before the watched replies are not finite")
                 means += score(last, self.vectors, self.layer)[:, self.rows].sum(dim=0)
         means /= len(self.encoded)
         return dict(zip(self.emotions, means.tolist(), strict=True))
@@ -148,13 +199,21 @@ class _State:
             tensors[f"weight.{name}"] = weight.detach()
             for key, value in self.optimiser.state[weight].items():
                 tensors[f"{key}.{name}"] = value.detach()
-        header = json.dumps({"settings": self.settings, "log": self.log})
-        write_atomic(self.path, save({k: v.cpu().contiguous() for k, v in tensors.items()}, {"header": header}))
+        tensors = {name: value.cpu().contiguous() for name, value in tensors.items()}
+        checksum = _checksum(self.settings, self.log, tensors)
+        header = {"settings": self.settings, "log": self.log, "sha256": checksum}
+        write_atomic(self.path, save(tensors, {"header": json.dumps(header)}))
 
     def _restore(self) -> None:
-        with safe_open(self.path, framework="pt") as file:
-            header = json.loads(file.metadata()["header"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                header = json.loads(file.metadata()["header"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            whole = header["sha256"] == _checksum(header["settings"], header["log"], tensors)
+        except (OSError, SafetensorError, ValueError, TypeError, KeyError):
+            whole = False
+        if not whole:
+            raise ValueError(f"{self.path} is damaged, or was not written by this version; delete it to begin anew")
         for key, wanted in self.settings.items():
             was = header["settings"].get(key)
             if was == wanted:
@@ -179,6 +238,15 @@ class _State:
                     }
 
 
+def _checksum(settings: dict[str, Any], log: dict[str, Any], tensors: Mapping[str, torch.Tensor]) -> str:
+    """Of all that a checkpoint holds: what is resumed is what was written."""
+    digest = hashlib.sha256(json.dumps([settings, log]).encode())
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].numpy().tobytes())
+    return digest.hexdigest()
+
+
 def _settings(base: HookedModel, dialogues: Sequence[Dialogue], recipe: Recipe, watched: Any) -> dict[str, Any]:
     said = json.dumps([[dict(m) for m in messages_of(dialogue)] for dialogue in dialogues])
     return {
@@ -195,7 +263,7 @@ def _settings(base: HookedModel, dialogues: Sequence[Dialogue], recipe: Recipe, 
 
 def posttrain(
     base: HookedModel,
-    dialogues: Sequence[Dialogue],
+    dialogues: Iterable[Dialogue],
     path: str | Path | None = None,
     *,
     name: str = "post-trained",
@@ -216,20 +284,29 @@ def posttrain(
         watched_with: `vectors`, and `prompts`, by default four packaged ones of each kind.
 
     Raises:
-        ValueError: a dialogue without an assistant turn, a checkpoint of another training at this path.
+        ValueError: fewer than two dialogues or one without an assistant turn, a checkpoint of another training at
+            this path, or a loss that is not finite, with the step; the last checkpoint before it is kept.
+
+    >>> dialogues = [{"user": f"the {word} was cold", "assistant": "and calm ."} for word in ("river", "night", "door")]
+    >>> recipe = el.Recipe(tokens=40, batch_tokens=40)
+    >>> child = el.posttrain(model, dialogues, "cool.safetensors", name="cool", recipe=recipe, progress=False)
+    >>> child.model.name, child.record["tokens"], child.record["held_out_loss"]["child"] < 5
+    ('tiny-llama+cool', 40, True)
     """
     recipe = recipe or Recipe()
+    dialogues = listed(dialogues)
     found = examples(base, dialogues)
-    if len(found) < 2:
-        raise ValueError(f"{len(found)} dialogues: at least two are needed, one to train on and one to hold out")
+    rows = set(held_out(len(found), recipe))
     watcher = _Watch(base, watch, **watched_with)
     settings = _settings(base, dialogues, recipe, list(watch)) | {"name": name}
     decisive = {part: value for part, value in settings.items() if part not in MACHINE}
     key = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
     path = cache_dir() / "adapters" / f"{base.name}-{name}-{key}.safetensors" if path is None else Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"path {str(path)!r}: an adapter is a file whose name ends in .safetensors")
     if path.exists():
         return _finished(base, path, settings)
-    rows = set(held_out(len(found), recipe))
+    check_place(path)
     left_out = [example for row, example in enumerate(found) if row in rows]
     model = lora(hugging_face_model(base), recipe.rank, recipe.alpha, recipe.seed)
     state = _train(model, steps_of(found, recipe), left_out, recipe, path, settings, watcher, progress)
@@ -271,7 +348,10 @@ def _train(
 
     def look() -> None:
         here = {"step": log["step"], "tokens": log["tokens"]}
-        log["held_out"].append(here | {"loss": mean_loss(causal, left_out, recipe.batch_tokens)})
+        loss = mean_loss(causal, left_out, recipe.batch_tokens)
+        if not np.isfinite(loss):
+            _stop("the held-out loss", log["step"], state, recipe)
+        log["held_out"].append(here | {"loss": loss})
         log["watched"].append(here | {"scores": watcher(causal)})
         if log["held_out"][-1]["loss"] <= min(row["loss"] for row in log["held_out"]):
             for name, weight in trained(model).items():
@@ -287,8 +367,11 @@ def _train(
             rate = min((number + 1) / rise, (len(batches) - number) / max(1, len(batches) - rise))
             optimiser.param_groups[0]["lr"] = recipe.learning_rate * min(1.0, rate)
             total, count = reply_loss(causal, batches[number])
+            if not total.isfinite():
+                _stop("the loss", number + 1, state, recipe)
             (total / count).backward()
-            torch.nn.utils.clip_grad_norm_(weights, 1.0)
+            if not torch.nn.utils.clip_grad_norm_(weights, 1.0).isfinite():
+                _stop("the gradient", number + 1, state, recipe)
             optimiser.step()
             optimiser.zero_grad()
             log["step"], log["tokens"] = number + 1, log["tokens"] + count
@@ -298,6 +381,14 @@ def _train(
             if log["step"] % recipe.every == 0 or log["step"] == len(batches):
                 look()
     return state
+
+
+def _stop(what: str, step: int, state: _State, recipe: Recipe) -> NoReturn:
+    """Raise ValueError for what is not finite at a step; no checkpoint holds the weights that gave it."""
+    held = state.log["held_out"]
+    kept = f"the checkpoint of step {held[-1]['step']} is kept at {state.path}" if held else "nothing was written"
+    advice = f"give a lower learning_rate than {recipe.learning_rate:g}" if step else "load the base model again"
+    raise ValueError(f"{what} at step {step} is not finite, so the training is stopped; {kept}; {advice}")
 
 
 def _stalled(held: Sequence[dict[str, Any]], patience: int) -> bool:
