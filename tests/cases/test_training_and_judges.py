@@ -221,7 +221,7 @@ def test_no_kappa_is_said_where_there_is_none():
 def test_kappa_takes_labels_alone():
     """From pandas users: a missing label is NaN, which equals nothing, and sorts among no texts."""
     with pytest.raises(ValueError, match="label 1 is nan"):
-        cohens_kappa(["a", math.nan], ["a", "b"])
+        cohens_kappa(np.array(["a", math.nan], dtype=object), ["a", "b"])
     for options in ({"draws": 0}, {"level": 1.0}, {"level": math.nan}):
         with pytest.raises(ValueError, match="draws="):
             cohens_kappa(["a", "b"], ["a", "b"], **options)
