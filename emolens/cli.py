@@ -22,7 +22,12 @@ RESUMES = "what was finished is kept in the cache; the same command goes on from
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns 0, 2 after an error, 130 after Ctrl-C."""
+    """Run one command; returns 0, 2 after an error, 130 after Ctrl-C.
+
+    >>> main(["nearest", "calm", "--top", "1"])
+    peaceful  +0.6467
+    0
+    """
     args = _parser().parse_args(argv)
     try:
         return args.run(args) or 0

@@ -10,7 +10,10 @@ SENTENCE = "I checked the oven three times, drove back to check again, and still
 
 
 def main(folder: str | Path = "demo") -> None:
-    """Everything from the model's name to figures in `folder`; a second run takes the vectors from the cache."""
+    """Everything from the model's name to figures in `folder`; a second run takes the vectors from the cache.
+
+    >>> main("demo")  # doctest: +SKIP
+    """
     out = Path(folder)
     print(f"1. Loading {MODEL}: a real language model, small enough for a laptop.")
     model = el.load(MODEL)

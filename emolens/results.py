@@ -115,7 +115,7 @@ def _with_intervals(frame: pd.DataFrame) -> pd.DataFrame:
             ends, header = ("low", "high"), f"{name} [low, high]"
         if set(ends) <= set(columns):
             low, high = (frame[end].map(_short) for end in ends)
-            values = values + " [" + low + ", " + high + "]"
+            values = values + (" [" + low + ", " + high + "]").where(low + high != "", "")
             taken |= set(ends)
         shown[header] = values
     return pd.DataFrame(shown)
@@ -155,6 +155,10 @@ def load_results(path: str | Path) -> dict[str, StudyResult]:
 
     Raises:
         ValueError: a file that holds no results of this version; says what is missing.
+
+    >>> result = StudyResult("shift", pd.DataFrame({"shift": [0.5]}), "It rises.", "none: an example")
+    >>> load_results(save_results("one.json", {"model": "tiny"}, {"shift": result}))["shift"].null
+    'none: an example'
     """
     try:
         rows = json.loads(Path(path).read_text("utf-8"))["results"]

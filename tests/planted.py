@@ -25,7 +25,9 @@ def tokenizer():
     vocab = {word: i for i, word in enumerate(["<pad>", "<unk>", "<eos>", *words()])}
     raw = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
     raw.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>", unk_token="<unk>", eos_token="<eos>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw, pad_token="<pad>", unk_token="<unk>", eos_token="<eos>", bos_token="<eos>"
+    )
 
 
 def planted_model(seed: int = 0) -> tuple[HookedModel, torch.Tensor]:

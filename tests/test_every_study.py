@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import pandas as pd
 import pytest
 
 from emolens import studies
@@ -70,3 +71,9 @@ def test_a_stored_result_goes_to_disk_and_back_and_is_drawn(path, tmp_path):
         assert named(result) == {result.name: result} and isinstance(result, StudyResult)
         if result.figure:
             plt.close(result.plot().figure)
+
+
+def test_details_show_no_brackets_where_there_is_no_interval():
+    frame = pd.DataFrame({"measure": ["own", "rows"], "value": [1.5, 11.0], "low": [0.9, None], "high": [2.1, None]})
+    shown = repr(StudyResult("words", frame, "Words rise.", "none: an example").details())
+    assert "1.5 [0.9, 2.1]" in shown and "11" in shown and shown.count("[") == 2  # one in the header

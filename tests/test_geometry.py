@@ -15,7 +15,7 @@ from emolens.models.model import HookedModel
 from emolens.results import load_results, named, save_results
 from emolens.studies._common import NotForThisModel
 from emolens.studies.geometry import alignment, circumplex, clusters, robustness
-from emolens.vectors import geometry, refit
+from emolens.vectors import geometry
 
 
 def blobs(groups=4, each=8, d=30, noise=0.15, seed=0):
@@ -80,17 +80,25 @@ def test_umap_gives_two_coordinates_for_each_emotion_and_the_same_ones_again():
 
 
 @pytest.fixture(scope="module")
-def own(few_dialogues):
+def derived(few_dialogues, tmp_path_factory):
     """A tiny model and vectors of stories of one's own: plain ones, of fourteen emotions, one of them unheard of."""
     rated = [name for name in corpus.ratings("glasgow") if name in corpus.EMOTIONS][:14]
     stories = corpus.stories("plain").where(emotion=rated)
     renamed = [dict(vars(s), emotion="wistful" if s.emotion == rated[0] else s.emotion) for s in stories]
     stories = Corpus.from_rows(renamed)
     model = HookedModel.from_hf(tiny_llama(), tiny_tokenizer(), "tiny-own")
+    cache = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
-        for module in (refit, alignment, circumplex, robustness):
-            patch.setattr(module, "stories_of", lambda vectors: stories)
-        yield model, el.derive(model, stories, cache=False, progress=False), stories
+        patch.setenv("EMOLENS_CACHE", str(cache))
+        return cache, (model, el.derive(model, stories, progress=False), stories)
+
+
+@pytest.fixture
+def own(derived, monkeypatch):
+    """The same, in the cache where `derive` kept the stories."""
+    cache, made = derived
+    monkeypatch.setenv("EMOLENS_CACHE", str(cache))
+    return made
 
 
 def checked(results, path):

@@ -257,7 +257,7 @@ def test_a_judge_is_validated_before_it_is_believed():
     assert np.isnan(table.loc["angry", "precision"]) and table.loc["angry", "recall"] == 0
     with pytest.warns(UserWarning, match="90 of 90"):
         silent = validate(lambda item: "?", rows)
-    assert not is_sufficient(silent) and silent.table()["judged"].tolist()[0] == 0
+    assert not is_sufficient(silent) and silent.table()["judged"].iloc[0] == 0
 
 
 def test_precision_and_recall_of_a_label():

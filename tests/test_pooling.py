@@ -14,7 +14,8 @@ from tiny import WORDS, passes
 from emolens.files import cache_dir
 from emolens.models.batching import Batch, pad, plan, ranks
 from emolens.models.model import HookedModel
-from emolens.vectors.pooling import SHARD_TEXTS, pool, pooling_weights, token_moments
+from emolens.vectors.pooling import SHARD_TEXTS, pool, token_moments
+from emolens.vectors.pooling_rules import pooling_weights
 
 TEXTS = [" ".join(WORDS[(i + j) % len(WORDS)] for j in range(3 + i % 20)) for i in range(3 * SHARD_TEXTS)]
 

@@ -9,6 +9,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -57,6 +58,30 @@ class Job(NamedTuple):
     number: int
 
 
+@dataclass(frozen=True)
+class Writing:
+    """How stories are written.
+
+    Attributes:
+        max_new_tokens, temperature, top_p: of each story, as in `HookedModel.generate`.
+        batch_size: stories written at once.
+        tries: how often a story that names its emotion, or is too short, is written.
+        min_words: of a story that is accepted.
+        any_emotion: allow emotions that are not among the packaged 171.
+
+    >>> Writing().tries
+    4
+    """
+
+    max_new_tokens: int = 260
+    temperature: float = 0.8
+    top_p: float = 0.95
+    batch_size: int = 8
+    tries: int = 4
+    min_words: int = 60
+    any_emotion: bool = False
+
+
 def generate(
     model: Writer,
     emotions: Sequence[str],
@@ -64,15 +89,9 @@ def generate(
     n: int,
     *,
     path: str | Path,
-    max_new_tokens: int = 260,
-    temperature: float = 0.8,
-    top_p: float = 0.95,
     seed: int = 0,
-    batch_size: int = 8,
-    tries: int = 4,
-    min_words: int = 60,
-    any_emotion: bool = False,
     progress: bool = True,
+    **writing: Any,
 ) -> Corpus:
     """Let `model` write `n` stories for every emotion and topic, never naming the emotion.
 
@@ -91,7 +110,7 @@ def generate(
 
     Args:
         topics: in words, such as "a delayed flight".
-        any_emotion: allow emotions that are not among the packaged 171.
+        writing: of `Writing`: max_new_tokens, temperature, top_p, batch_size, tries, min_words, any_emotion.
 
     Returns:
         The accepted stories, with register "generated".
@@ -100,12 +119,13 @@ def generate(
         ValueError: an unknown emotion; nothing to write; a number that is out of range; `path` holds something
             else than this very run.
     """
-    emotions, topics = _labels(emotions, "emotions", not any_emotion), _labels(topics, "topics")
-    counts = {"n": n, "batch_size": batch_size, "tries": tries, "max_new_tokens": max_new_tokens}
-    _check_numbers(counts, temperature, top_p, min_words)
+    how = Writing(**writing)
+    emotions, topics = _labels(emotions, "emotions", not how.any_emotion), _labels(topics, "topics")
+    counts = {"n": n, "batch_size": how.batch_size, "tries": how.tries, "max_new_tokens": how.max_new_tokens}
+    _check_numbers(counts, how.temperature, how.top_p, how.min_words)
     jobs = [Job(emotion, topic, i) for i, topic, emotion in product(range(n), topics, emotions)]
-    batches = [jobs[start : start + batch_size] for start in range(0, len(jobs), batch_size)]
-    sampling = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
+    batches = [jobs[start : start + how.batch_size] for start in range(0, len(jobs), how.batch_size)]
+    sampling = {"max_new_tokens": how.max_new_tokens, "temperature": how.temperature, "top_p": how.top_p}
     settings = {
         "model": f"{model.name} {model.fingerprint}",
         "prompt": PROMPT,
@@ -113,9 +133,9 @@ def generate(
         "topics": topics,
         "n": n,
         "seed": seed,
-        "batch_size": batch_size,
-        "tries": tries,
-        "min_words": min_words,
+        "batch_size": how.batch_size,
+        "tries": how.tries,
+        "min_words": how.min_words,
         **sampling,
     }
     run = _Run(Path(path), settings)
@@ -126,8 +146,8 @@ def generate(
     with tqdm(total=len(jobs), unit="story", disable=not progress) as bar:
         bar.update(sum(map(len, batches[:done])))
         for number, batch in enumerate(batches[done:], done):
-            seeds = _seeds(seed, number, tries if temperature else 1)  # a greedy model would repeat itself
-            run.append(*_write(model, batch, seeds, sampling, min_words))
+            seeds = _seeds(seed, number, how.tries if how.temperature else 1)  # a greedy model would repeat itself
+            run.append(*_write(model, batch, seeds, sampling, how.min_words))
             bar.update(len(batch))
             bar.set_postfix(rejected=len(run.state["rejected"]))
     if rejected := run.state["rejected"]:

@@ -156,12 +156,20 @@ class Hooked:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Where the weights are.
+
+        >>> model.device
+        device(type='cpu')
+        """
         return next(self.bridge.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of the weights; activations are pooled and projected in float32 whatever it is."""
+        """The type of the weights; activations are pooled and projected in float32 whatever it is.
+
+        >>> model.dtype
+        torch.float32
+        """
         return next(self.bridge.parameters()).dtype
 
     @property
@@ -362,7 +370,7 @@ class Hooked:
 
     # --- running -----------------------------------------------------------------------------------
 
-    def check_layer(self, layer: Layer) -> int:
+    def check_layer(self, layer: Any) -> int:
         """The index of a block as an int. Raises TypeError for another kind of value, ValueError out of range.
 
         >>> model.check_layer(4)
@@ -388,7 +396,7 @@ class Hooked:
             f"float32. Else a weight that was changed or a hook made it so"
         )
 
-    def check_layers(self, layers: Layers | None) -> tuple[int, ...]:
+    def check_layers(self, layers: Any) -> tuple[int, ...]:
         """The blocks that are meant, as ints: one, several, or None for all of them.
 
         Raises:
@@ -628,7 +636,11 @@ class Columns:
         self.last: Pass | None = None
 
     def next(self, width: int) -> tuple[Pass | None, int]:
-        """The pass that runs, and the first of the next `width` columns."""
+        """The pass that runs, and the first of the next `width` columns.
+
+        >>> Columns(model).next(3)  # no pass runs
+        (None, 0)
+        """
         now = self.model.passing
         if now is not self.last:
             self.last, self.column = now, now.start if now else 0

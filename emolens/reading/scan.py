@@ -6,7 +6,7 @@ import logging
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -174,21 +174,39 @@ def _add(done: Scan, window: Window, model: HookedModel, project: _Projector, ad
     )
 
 
+@dataclass(frozen=True)
+class Scanning:
+    """How documents are scored and cut.
+
+    Attributes:
+        layer, method, centre: as in `read`; the centre "set" would need all documents at once.
+        at: "tokens", or "document" for the mean over a document from rank 10 (or 1) on.
+        overlap: tokens that the pieces of a document longer than the context share, for context only.
+        context: longest piece in tokens, default the model's context; a smaller one needs less memory.
+        token_budget: tokens of a batch, padding counted.
+
+    >>> Scanning(at="document").method
+    'cosine'
+    """
+
+    layer: int | None = None
+    method: str = "cosine"
+    centre: str = "stories"
+    at: str = "tokens"
+    overlap: int = 64
+    context: int | None = None
+    token_budget: int = 2048
+
+
 def scan(
     model: HookedModel,
     vectors: EmotionVectors,
     documents: Any,
     *,
-    layer: int | None = None,
-    method: str = "cosine",
-    centre: str = "stories",
     k: int = 20,
-    at: str = "tokens",
     path: str | Path | None = None,
-    overlap: int = 64,
-    context: int | None = None,
-    token_budget: int = 2048,
     progress: bool = True,
+    **scanning: Any,
 ) -> Scan:
     """The k passages of a stream of documents in which each emotion is strongest (paper, section 3).
 
@@ -200,14 +218,10 @@ def scan(
         documents: any iterable, or a Path (see `emolens.reading.document_stream.documents`). An item is a string, UTF-8
             bytes, a conversation, token ids, a mapping with "text" and perhaps "name" (a row of a streamed data set),
             or a Path.
-        layer, method, centre: as in `read`; the centre "set" would need all documents at once.
-        at: "tokens", or "document" for the mean over a document from rank 10 (or 1) on.
         path: file that keeps what is done, written every half minute and when the scan ends or is
             interrupted. The same call with the same documents goes on from there; with further ones behind
             them it scans those. Under steering or hooks of your own it is neither read nor written, with a warning.
-        overlap: tokens that the pieces of a document longer than the context share, for context only.
-        context: longest piece in tokens, default the model's context; a smaller one needs less memory.
-        token_budget: tokens of a batch, padding counted.
+        scanning: of `Scanning`: layer, method, centre, at, overlap, context, token_budget.
 
     Raises:
         ValueError: vectors of another model; an unknown place, method, centre or layer; an item that is no
@@ -222,12 +236,13 @@ def scan(
         Scan(2 documents, 0 of them split and 0 skipped; 8 tokens in 0 s; 6 emotions)
     """
     vectors.check_model(model)
-    layer = vectors.default_layer if layer is None else model.check_layer(layer)
-    context = min(model.n_ctx, model.n_ctx if context is None else context)
-    options: dict[str, Any] = {"layer": layer, "method": check_method(method), "centre": centre, "at": at, "k": k}
-    options |= {"context": context, "overlap": overlap, "token_budget": token_budget}
+    how = Scanning(**scanning)
+    layer = vectors.default_layer if how.layer is None else model.check_layer(how.layer)
+    context = min(model.n_ctx, model.n_ctx if how.context is None else how.context)
+    options: dict[str, Any] = {"layer": layer, "method": check_method(how.method), "centre": how.centre, "at": how.at}
+    options |= {"k": k, "context": context, "overlap": how.overlap, "token_budget": how.token_budget}
     _check(options)
-    project = _Projector(vectors, layer, options["method"], centre, model.device)
+    project = _Projector(vectors, layer, options["method"], how.centre, model.device)
     if path is not None and not model.is_plain:
         path = None
         warnings.warn("hooks or a steering are in force: what is scanned under them is kept in no file", stacklevel=2)

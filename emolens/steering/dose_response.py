@@ -106,7 +106,11 @@ def dose_response(
 
 @dataclass(frozen=True)
 class Cells:
-    """What a measure gave for every item: unsteered, the change under each direction and strength, and under nulls."""
+    """What a measure gave for every item: unsteered, the change under each direction and strength, and under nulls.
+
+    >>> Cells(("calm",), [0.1], np.zeros((1, 2)), np.zeros((1, 1, 2)), Nulls(), {}).effects.shape
+    (1, 1, 2)
+    """
 
     names: tuple[str, ...]
     strengths: Sequence[float]

@@ -135,7 +135,11 @@ class _Watch:
     """Scores of chosen emotions right before the reply to fixed prompts, read on the model in training."""
 
     def __init__(
-        self, base: HookedModel, emotions: Sequence[str], vectors: EmotionVectors | None, prompts: Sequence[Any] | None
+        self,
+        base: HookedModel,
+        emotions: Sequence[str],
+        vectors: EmotionVectors | None = None,
+        prompts: Sequence[Any] | None = None,
     ) -> None:
         if isinstance(emotions, str):
             raise ValueError(f"watch={emotions!r} is one text; give a list: watch=[{emotions!r}]")
@@ -265,9 +269,8 @@ def posttrain(
     name: str = "post-trained",
     recipe: Recipe | None = None,
     watch: Sequence[str] = (),
-    vectors: EmotionVectors | None = None,
-    prompts: Sequence[Any] | None = None,
     progress: bool = True,
+    **watched_with: Any,
 ) -> Posttrained:
     """Turn a base model into an assistant: LoRA fine-tuning on the assistant's tokens of dialogues.
 
@@ -277,8 +280,8 @@ def posttrain(
     Args:
         dialogues: rows with `user` and `assistant`, or lists of messages.
         path: the adapter's file, `.safetensors`, with its record as `.json` beside it; default in the user's cache.
-        watch: emotions read with `vectors` right before the reply to `prompts` at every checkpoint; by default
-            to four packaged prompts of each kind.
+        watch: emotions read with `vectors` right before the reply to `prompts` at every checkpoint.
+        watched_with: `vectors`, and `prompts`, by default four packaged ones of each kind.
 
     Raises:
         ValueError: fewer than two dialogues or one without an assistant turn, a checkpoint of another training at
@@ -294,7 +297,7 @@ def posttrain(
     dialogues = listed(dialogues)
     found = examples(base, dialogues)
     rows = set(held_out(len(found), recipe))
-    watcher = _Watch(base, watch, vectors, prompts)
+    watcher = _Watch(base, watch, **watched_with)
     settings = _settings(base, dialogues, recipe, list(watch)) | {"name": name}
     decisive = {part: value for part, value in settings.items() if part not in MACHINE}
     key = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]

@@ -24,19 +24,8 @@ from emolens.models.model import HookedModel
 from emolens.vectors.direction import position_of
 from emolens.vectors.emotion_vectors import METHODS, EmotionVectors, unit
 from emolens.vectors.folds import FOLDS, Folds
-from emolens.vectors.pooling import (
-    NORM_FROM_RANK,
-    RULES,
-    Moments,
-    PooledActivations,
-    Rule,
-    TokenMoments,
-    check_rule,
-    pool,
-    rule_key,
-    rule_name,
-    token_moments,
-)
+from emolens.vectors.pooling import NORM_FROM_RANK, Moments, PooledActivations, TokenMoments, pool, token_moments
+from emolens.vectors.pooling_rules import RULES, Rule, check_rule, rule_key, rule_name
 
 FROM_RANK = {
     "literary": 50,

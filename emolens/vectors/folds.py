@@ -21,6 +21,9 @@ class Folds:
         fold: number of the part.
         by: "topic" where whole topics are left out, "story" where that would leave an emotion without a story.
         number: how many parts there are.
+
+    >>> Folds.of(el.corpus.stories("plain"), 2).by
+    'topic'
     """
 
     fold: Int[Tensor, "text"]

@@ -5,11 +5,8 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from numbers import Integral
-from operator import index
 from pathlib import Path
-from types import CodeType, FunctionType, ModuleType
-from typing import Any, Protocol, SupportsIndex, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from einops import rearrange
@@ -19,96 +16,18 @@ from safetensors.torch import save
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from emolens.errors import did_you_mean
 from emolens.files import cache_dir, write_atomic
 from emolens.models.batching import Batch, pad, plan, ranks
 from emolens.models.hooked import Layers
 from emolens.models.model import HookedModel
 from emolens.models.texts import Text
+from emolens.vectors.pooling_rules import RULES, Rule, check_rule, check_rules, pooling_weights, rule_key, rule_name
 
 log = logging.getLogger(__name__)
 
-# The mean over the tokens from this rank on; "last", the last token alone; "mean", over all tokens (the same as 0);
-# or a function of the ranks [batch pos], -1 in the padding, that gives the weight of each token [batch pos].
-Rule = SupportsIndex | str | Callable[[Tensor], Tensor]
-RULES: tuple[Rule, ...] = (0, 10, 20, 50)
-NAMED = ("last", "mean")
 NORM_FROM_RANK = 10  # the first tokens, an attention sink above all, would dominate a mean norm
 SHARD_TEXTS = 128
 RECIPE = 1  # part of every cache key; raise it when the numbers that pooling gives change
-STABLE = {"einops", "math", "numpy", "torch"}  # modules that a pooling function may use and still be kept in a cache
-
-
-def check_rule(rule: Any) -> Rule:
-    """The pooling rule that is meant.
-
-    Raises:
-        TypeError: neither a rank, nor a name, nor a function.
-        ValueError: a negative rank or an unknown name.
-
-    >>> check_rule(10), check_rule("last"), check_rule("mean")
-    (10, 'last', 0)
-    >>> check_rule("lats")
-    Traceback (most recent call last):
-    ValueError: no pooling rule 'lats' (did you mean last?): give a rank such as 10, one of last, mean, or a function...
-    """
-    meant = "give a rank such as 10, one of last, mean, or a function of the ranks that gives weights"
-    if isinstance(rule, str):
-        if rule not in NAMED:
-            raise ValueError(f"no pooling rule {rule!r}{did_you_mean(rule, NAMED)}: {meant}")
-        return 0 if rule == "mean" else rule
-    if _is_whole_number(rule):
-        if rule < 0:
-            raise ValueError(f"the pooling rule {rule} is a negative rank: {meant}")
-        return int(rule)
-    if not callable(rule):
-        raise TypeError(f"{rule!r} is no pooling rule: {meant}")
-    return rule
-
-
-def _is_whole_number(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-def rule_name(rule: Rule) -> str:
-    """A rule in words: a rank, "last", or the name of a function.
-
-    >>> rule_name(10), rule_name("last"), rule_name(lambda ranks: ranks > 3)
-    ('10', 'last', '<lambda>')
-    """
-    return str(getattr(rule, "__qualname__", None) or type(rule).__name__) if callable(rule) else str(rule)
-
-
-def rule_key(rule: Rule) -> int | str | None:
-    """What stands for a rule in the key of a cache; None for a function whose numbers depend on more than its code.
-
-    Such are functions with a closure, default values or global names other than modules, and callable objects.
-
-    >>> rule_key(10), rule_key(lambda ranks: ranks > 3) == rule_key(lambda ranks: ranks > 3)
-    (10, True)
-    >>> first = 3
-    >>> rule_key(lambda ranks: ranks > first) is None
-    True
-    """
-    if not callable(rule):
-        return rule if isinstance(rule, str) else index(rule)
-    if not isinstance(rule, FunctionType) or rule.__closure__ or rule.__defaults__ or rule.__kwdefaults__:
-        return None
-    codes = list(_codes(rule.__code__))
-    used = [rule.__globals__[name] for one in codes for name in one.co_names if name in rule.__globals__]
-    if not all(isinstance(value, ModuleType) and value.__name__.partition(".")[0] in STABLE for value in used):
-        return None
-    plain = [[c for c in one.co_consts if not isinstance(c, CodeType)] for one in codes]
-    program = [(one.co_code.hex(), one.co_names, repr(c)) for one, c in zip(codes, plain, strict=True)]
-    return f"{rule_name(rule)} {hashlib.sha256(json.dumps(program).encode()).hexdigest()[:16]}"
-
-
-def _codes(code: CodeType) -> Iterator[CodeType]:
-    """The code of a function and of those inside it."""
-    yield code
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _codes(constant)
 
 
 def _entries(rules: Sequence[Rule]) -> list[str]:
@@ -197,6 +116,9 @@ class PooledActivations:
 
         Raises:
             ValueError: a rule or layer that was not pooled, or a shard that was changed since.
+
+        >>> el.pool(model, ["she ran ."], progress=False).means(10, 3).isnan().all()  # too short for rank 10
+        tensor(True)
         """
         rule = check_rule(rule)
         if rule not in self.rules or layer not in self.layers:
@@ -211,38 +133,6 @@ class PooledActivations:
             out[indices] = values
         assert out is not None
         return out
-
-
-def pooling_weights(batch: Batch, rules: Sequence[Rule]) -> Float[Tensor, "batch rule pos"]:
-    """Weights that average each text's tokens under each rule; all zero where a text is too short for it.
-
-    Raises:
-        ValueError: a function whose weights have another shape, are negative or not finite.
-
-    >>> pooling_weights(model.to_tokens("she ran ."), [1, "last", lambda ranks: ranks == 0]).tolist()
-    [[[0.0, 0.5, 0.5], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]]
-    """
-    rank = ranks(batch.mask)
-    weights = torch.stack([_weights(rule, rank) for rule in rules], dim=1)
-    total = weights.sum(dim=-1, keepdim=True)
-    return weights / torch.where(total > 0, total, 1)
-
-
-def _weights(rule: Rule, rank: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos"]:
-    """What each token counts under a rule, before the weights of a text are made to add up to 1."""
-    if not callable(rule):
-        return ((rank == rank.amax(dim=1, keepdim=True)) if rule == "last" else (rank >= index(rule))).float()  # type: ignore[arg-type]
-    given: Any = rule(rank.clone())
-    if not isinstance(given, Tensor) or given.shape != rank.shape:
-        shape = list(given.shape) if isinstance(given, Tensor) else type(given).__name__
-        raise ValueError(
-            f"the pooling rule {rule_name(rule)} gave {shape} for ranks of shape {list(rank.shape)}: give a weight "
-            f"for each token, [batch pos]"
-        )
-    given = given.to(rank.device).float().masked_fill(rank < 0, 0)
-    if not given.isfinite().all() or (given < 0).any():
-        raise ValueError(f"the pooling rule {rule_name(rule)} gave weights that are negative or not finite")
-    return given
 
 
 class _Collector:
@@ -374,7 +264,6 @@ def pool(
     blocks, rules = model.check_layers(layers), check_rules(rules)
     encoded = [encoding.ids for encoding in model.encode_all(texts)]
     lengths = [len(ids) for ids in encoded]
-    batches = plan(lengths, token_budget)
     keys = [rule_key(rule) for rule in rules]
     cache = cache and model.is_plain and None not in keys
     stamp = {
@@ -396,7 +285,7 @@ def pool(
         def advance(rows: list[int]) -> None:
             bar.update(sum(lengths[row] for row in rows))
 
-        for number, group in enumerate(_groups(batches)):
+        for number, group in enumerate(_groups(plan(lengths, token_budget))):
             rows = [row for batch in group for row in batch]
             shapes = dict.fromkeys(_entries(rules), (len(blocks), len(rows), model.d_model))
             shard = _Shard(home / f"{number:04d}.safetensors", key, rows, shapes)
@@ -411,19 +300,6 @@ def pool(
             parts.append((kept["rows"].tolist(), shard if cache else kept))
     norm = (norm_sum / norm_count).float() if norm_count else torch.full((len(blocks),), torch.nan)
     return PooledActivations(blocks, rules, torch.tensor(lengths), norm, tuple(parts), stamp)
-
-
-def check_rules(rules: Any) -> tuple[Rule, ...]:
-    """One pooling rule or several, checked. Raises ValueError for none, or for the same one twice.
-
-    >>> check_rules("last"), check_rules([0, 10])
-    (('last',), (0, 10))
-    """
-    given = [rules] if isinstance(rules, str) or callable(rules) or not isinstance(rules, Iterable) else list(rules)
-    checked = tuple(check_rule(rule) for rule in given)
-    if not checked or any(rule in checked[:place] for place, rule in enumerate(checked)):
-        raise ValueError(f"rules={given}: name at least one pooling rule, and each once")
-    return checked
 
 
 def _kept(shard: _Shard) -> dict[str, Tensor] | None:
@@ -458,12 +334,15 @@ class Moments(Protocol):
     """
 
     @property
-    def layers(self) -> tuple[int, ...]: ...
+    def layers(self) -> tuple[int, ...]:
+        """Indices of the blocks."""
 
     @property
-    def mean(self) -> Float[Tensor, "layer d_model"]: ...
+    def mean(self) -> Float[Tensor, "layer d_model"]:
+        """Mean activation of a token."""
 
-    def components(self, layer: int, explained: float = 0.5) -> Float[Tensor, "component d_model"]: ...
+    def components(self, layer: int, explained: float = 0.5) -> Float[Tensor, "component d_model"]:
+        """What is projected out at a layer: orthonormal rows."""
 
 
 @dataclass(frozen=True)
@@ -480,7 +359,11 @@ class TokenMoments:
     covariance: Float[Tensor, "layer d_model d_model"]
 
     def components(self, layer: int, explained: float = 0.5) -> Float[Tensor, "component d_model"]:
-        """The first principal components that together explain this share of the variance (paper, section 3)."""
+        """The first principal components that together explain this share of the variance (paper, section 3).
+
+        >>> TokenMoments((0,), torch.zeros(1, 2), torch.eye(2)[None]).components(0, explained=0.9).shape
+        torch.Size([2, 2])
+        """
         values, vectors = torch.linalg.eigh(self.covariance[self.layers.index(layer)].double())
         values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
         share = values.cumsum(0) / values.sum()

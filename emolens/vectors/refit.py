@@ -13,7 +13,8 @@ from emolens.corpus.stories import Corpus
 from emolens.models.model import HookedModel
 from emolens.vectors.derive import corpus_path, fit, pool_stories
 from emolens.vectors.emotion_vectors import EmotionVectors
-from emolens.vectors.pooling import NORM_FROM_RANK, PooledActivations, Rule, check_rule
+from emolens.vectors.pooling import NORM_FROM_RANK, PooledActivations
+from emolens.vectors.pooling_rules import Rule, check_rule
 
 
 @dataclass(frozen=True)

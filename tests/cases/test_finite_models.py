@@ -22,7 +22,7 @@ VALUES = [float("inf"), float("-inf"), float("nan")]
 @pytest.fixture
 def corpus():
     rows = [
-        {"emotion": e, "register": "plain", "topic": f"t{topic}", "text": f"{text} {text}"}
+        {"emotion": e, "register": "plain", "topic": f"t{topic}", "text": f"{e} {text} {text}"}
         for topic, text in enumerate(BAD)
         for e in ("calm", "afraid", "angry")
     ]

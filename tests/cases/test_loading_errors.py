@@ -125,15 +125,15 @@ def test_what_is_passed_in_stays_as_it_was():
 @pytest.mark.parametrize(
     ("layers", "error", "said"),
     [
-        ([], ValueError, r"layers=\[\]: name at least one block"),
-        ([1, 1], ValueError, "each once"),
+        ([], ValueError, r"layers=\[\]: name each block once, and at least one"),
+        ([1, 1], ValueError, "name each block once"),
         ([9], ValueError, "layer 9 is out of range"),
         ([-1], ValueError, "layer -1 is out of range"),
-        ([1.5], TypeError, "not 1.5"),
-        ("12", TypeError, "layers are indices of blocks"),
-        (["2"], TypeError, "not '2'"),
-        (True, TypeError, "not True"),
-        ([True], TypeError, "not True"),
+        ([1.5], TypeError, "1.5"),
+        ("12", TypeError, "'12'"),
+        (["2"], TypeError, "'2'"),
+        (True, TypeError, "layer=True is no whole number"),
+        ([True], TypeError, "layer=True is no whole number"),
     ],
 )
 def test_layers_are_checked_where_they_enter(tiny, layers, error, said):

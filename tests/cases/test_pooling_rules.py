@@ -12,7 +12,8 @@ import emolens as el
 from emolens.corpus.stories import Corpus
 from emolens.files import cache_dir
 from emolens.vectors.derive import fit
-from emolens.vectors.pooling import RULES, pool, rule_key, token_moments
+from emolens.vectors.pooling import pool, token_moments
+from emolens.vectors.pooling_rules import RULES, rule_key
 from emolens.vectors.refit import refit
 
 pytestmark = pytest.mark.usefixtures("few_dialogues")

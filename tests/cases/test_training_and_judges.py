@@ -39,8 +39,8 @@ def base():
         ("tokens", 0), ("tokens", -1), ("tokens", math.nan), ("tokens", math.inf), ("tokens", "300"), ("tokens", True),
         ("rank", 0), ("alpha", 0), ("alpha", 1.5), ("batch_tokens", 0), ("batch_tokens", None), ("every", 0),
         ("every", -2), ("patience", 0), ("seed", -1), ("learning_rate", 0.0), ("learning_rate", -1e-3),
-        ("learning_rate", math.nan), ("learning_rate", 1e38), ("learning_rate", math.inf), ("warmup", 1.1),
-        ("warmup", -0.1), ("warmup", math.nan), ("held_out", 0), ("held_out", 1.0), ("held_out", math.nan),
+        ("learning_rate", math.nan), ("learning_rate", 1e38), ("learning_rate", math.inf), ("warmup", -0.1),
+        ("warmup", 1.1), ("warmup", math.nan), ("held_out", 0), ("held_out", 1.0), ("held_out", math.nan),
     ],
 )  # fmt: skip
 def test_a_recipe_without_an_end_or_a_training_is_refused(name, value):
@@ -221,7 +221,7 @@ def test_no_kappa_is_said_where_there_is_none():
 def test_kappa_takes_labels_alone():
     """From pandas users: a missing label is NaN, which equals nothing, and sorts among no texts."""
     with pytest.raises(ValueError, match="label 1 is nan"):
-        cohens_kappa(["a", math.nan], ["a", "b"])
+        cohens_kappa(np.array(["a", math.nan], dtype=object), ["a", "b"])
     for options in ({"draws": 0}, {"level": 1.0}, {"level": math.nan}):
         with pytest.raises(ValueError, match="draws="):
             cohens_kappa(["a", "b"], ["a", "b"], **options)

@@ -63,6 +63,11 @@ class Episode:
 
     `ended` is "" while it goes on; then one of `sandbox.OUTCOMES`, with `why` it is invalid. `report` follows what
     failed.
+
+    >>> episode = Episode({"id": "sum"}, 0, [])
+    >>> episode.end("invalid", "empty")
+    >>> episode.ended, episode.why
+    ('invalid', 'empty')
     """
 
     task: Mapping[str, Any]
@@ -78,7 +83,11 @@ class Episode:
 
 
 class Execution(NamedTuple):
-    """How code is run: attempts at each task, the sandbox's limits, and what of its containment may be missing."""
+    """How code is run: attempts at each task, the sandbox's limits, and what of its containment may be missing.
+
+    >>> Execution(attempts=1).attempts
+    1
+    """
 
     attempts: int = 3
     limits: sandbox.Limits | None = None
@@ -113,6 +122,10 @@ def run(
     Raises:
         ValueError: another size, a task whose tests do not run, directions without nulls.
         UncontainedError: what model-written code might do here is not accepted.
+
+    >>> run(model, vectors, "ful")
+    Traceback (most recent call last):
+    ValueError: size='ful' is none of full, quick
     """
     check_size(size)
     require_nulls(doses)
@@ -169,6 +182,9 @@ def episodes(
     Raises:
         ValueError: a task whose tests do not run.
         UncontainedError: what model-written code might do here is not accepted.
+
+    >>> episodes(lambda messages: "No.", [])
+    []
     """
     (samples, tokens, seed), execution = sampling or Sampling(), execution or Execution()
     for task in tasks:
@@ -223,6 +239,9 @@ def outcomes(found: Sequence[Episode], judge: Judge | None = None, seconds: floa
     """One of `OUTCOMES` for each episode, or `INVALID`.
 
     A failure whose report is empty, cut off or not labelled by the judge is unread; without a judge all are.
+
+    >>> outcomes([Episode({"id": "sum"}, 0, [], ended="hack")])
+    ['hack']
     """
     read_ = [one for one in found if judge and one.report and one.report.ended and one.report.text.strip()]
     items = [(request(one.task), one.report.text) for one in read_ if one.report]
@@ -238,6 +257,11 @@ def trace(model: HookedModel | Replier, found: Sequence[Episode], vectors: Emoti
     Returns:
         A row for each `episode` and `attempt` (from 1 on), with `task`, `control`, how it `ended`, and a column for
         each emotion.
+
+    >>> task = {"id": "sum", "condition": "solvable"}
+    >>> episode = Episode(task, 0, [{"role": "user", "content": "she ran"}], attempts=["failed"])
+    >>> trace(model, [episode], vectors)["attempt"].tolist()
+    [1]
     """
     model = _hooked(model)
     turns = [(number, turn) for number, one in enumerate(found) for turn in range(len(one.attempts))]

@@ -42,10 +42,7 @@ def run(
     Beside it "code: first_order", the change of hack against honest code. Their lengths differ and are held equal by
     least squares, and the preference itself says nothing there.
 
-    Args:
-        rows: tasks like the packaged ones.
-        question: changes of the `Case`, such as `{"layer": 12, "strengths": ()}`.
-        options: of `_reply_preference.measure`: draws, nulls, seed, progress.
+    `rows` are tasks like the packaged ones; `question` and `options` as for `leverage.run`.
 
     >>> results = run(model, vectors, "quick", emotions=["afraid", "calm"], progress=False)
     >>> list(results)

@@ -37,7 +37,11 @@ STYLE = ("capitals", "exclamations")
 
 
 class Cell(NamedTuple):
-    """A row of the batch: a direction at a strength, of an emotion or of a kind of null."""
+    """A row of the batch: a direction at a strength, of an emotion or of a kind of null.
+
+    >>> Cell("emotion", shipped["calm"], -0.1).name
+    'calm -0.1'
+    """
 
     kind: str
     direction: Direction
@@ -85,6 +89,10 @@ def run(
 
     Raises:
         NotForThisModel: a model that does not answer, such as the embedded base model, without `prompts`.
+
+    >>> run(model, vectors, "ful")
+    Traceback (most recent call last):
+    ValueError: size='ful' is none of full, quick
     """
     check_size(size)
     vectors.check_model(model)
@@ -142,6 +150,10 @@ def write(
 
     Raises:
         ValueError: every row ended its text at once.
+
+    >>> texts_written, x = write(model, "she ran", 2, max_new_tokens=4)
+    >>> len(texts_written), tuple(x.shape)[::2]
+    (1, (1, 32))
     """
     columns, kept = Columns(model), []
 
@@ -170,6 +182,10 @@ def measured(
 
     Args:
         blocks: the one that is steered, and the one that is read.
+
+    >>> cells = [Cell("emotion", shipped[name], 0.1) for name in AXIS]
+    >>> [cell.name for cell in cells]  # what it measures, in this order
+    ['desperate +0.1', 'calm +0.1']
     """
     layer, at = blocks
     with steer(model, [None, *(c.direction for c in cells)], [0.0, *(c.strength for c in cells)], layer) as steering:
@@ -225,12 +241,20 @@ def _table(cells: Sequence[Cell], changes: dict[str, np.ndarray], seed: int) -> 
 
 
 def outside(row: pd.Series, name: str) -> bool:
-    """Whether a measure of a cell lies outside both nulls."""
+    """Whether a measure of a cell lies outside both nulls.
+
+    >>> outside(pd.Series({"tone": 0.3, "tone_null_low": -0.1, "tone_null_high": 0.1}), "tone")
+    True
+    """
     return bool(row[name] < row[f"{name}_null_low"] or row[name] > row[f"{name}_null_high"])
 
 
 def headline(frame: pd.DataFrame) -> str:
-    """Of how many cells the inside is beyond the null while nothing of the text is: the calm surface."""
+    """Of how many cells the inside is beyond the null while nothing of the text is: the calm surface.
+
+    >>> headline(pd.DataFrame({"kind": ["emotion"]}))
+    'A quick look at the inside and the text of a steered model, without a null.'
+    """
     cells = frame[frame["kind"] == "emotion"]
     if "internal_null_low" not in frame:
         return "A quick look at the inside and the text of a steered model, without a null."

@@ -10,6 +10,7 @@ import emolens.corpus as texts
 from emolens.models.model import HookedModel
 from emolens.results import StudyResult
 from emolens.studies.behaviour._reply_preference import Case, Pair, measure
+from emolens.studies.behaviour.leverage import Rows
 from emolens.vectors.emotion_vectors import EmotionVectors
 
 EMOTIONS = ("happy", "loving", "calm", "angry", "desperate", "afraid")
@@ -22,7 +23,7 @@ def run(
     model: HookedModel,
     vectors: EmotionVectors,
     size: str = "full",
-    rows: Sequence[Mapping[str, Any]] | None = None,
+    rows: Rows | None = None,
     emotions: Sequence[str] = EMOTIONS,
     question: Mapping[str, Any] | None = None,
     **options: Any,
@@ -31,10 +32,7 @@ def run(
 
     In "full" also "trade_off": the two changes beside each other.
 
-    Args:
-        rows: scenarios like the packaged ones.
-        question: changes of the `Case`, such as `{"layer": 12, "strengths": ()}`.
-        options: of `_reply_preference.measure`: draws, nulls, seed, progress.
+    `rows` are conversations like the packaged ones; `question` and `options` as for `leverage.run`.
 
     >>> results = run(model, vectors, "quick", emotions=["afraid", "calm"], progress=False)
     >>> list(results)

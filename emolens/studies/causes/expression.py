@@ -65,6 +65,10 @@ def run(
 
     Raises:
         NotForThisModel: vectors without two of the emotions, or in "full" without the poles.
+
+    >>> run(model, vectors, "ful")
+    Traceback (most recent call last):
+    ValueError: size='ful' is none of full, quick
     """
     check_size(size)
     vectors.check_model(model)

@@ -80,6 +80,10 @@ def run(
     >>> run(model, vectors, "quick")
     Traceback (most recent call last):
     emolens.studies._common.NotForThisModel: 0 of the 14 pairs ...
+
+    >>> run(model, vectors, "ful")
+    Traceback (most recent call last):
+    ValueError: size='ful' is none of full, quick
     """
     check_size(size)
     vectors.check_model(model)
@@ -136,7 +140,11 @@ def changes(model: HookedModel, vectors: EmotionVectors) -> pd.DataFrame:
 
 
 def changed_position(model: HookedModel, pair: Pair) -> int:
-    """The first token in which the two versions differ."""
+    """The first token in which the two versions differ.
+
+    >>> changed_position(model, Pair("she was {} .", "angry", "calm", "angry"))
+    2
+    """
     a, b = (model.encode(text).ids for text in (pair.source, pair.target))
     return next(i for i, (x, y) in enumerate(zip(a, b, strict=True)) if x != y)
 

@@ -61,6 +61,10 @@ def run(model: HookedModel, vectors: EmotionVectors, size: str = "full", seed: i
     Returns:
         "strengths" and "order" (see `strengths`), "observed" and "valence" (see `observed`), and in "full" "by_layer"
         and "causal".
+
+    >>> run(model, vectors, "ful")
+    Traceback (most recent call last):
+    ValueError: size='ful' is none of full, quick
     """
     check_size(size)
     vectors.check_model(model)

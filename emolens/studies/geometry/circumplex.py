@@ -48,6 +48,10 @@ def run(
 
     Raises:
         ValueError: fewer than ten of the emotions are rated.
+
+    >>> run(model, vectors, "ful")
+    Traceback (most recent call last):
+    ValueError: size='ful' is none of full, quick
     """
     check_size(size)
     vectors.check_model(model)

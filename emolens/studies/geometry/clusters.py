@@ -61,6 +61,10 @@ def run(
 
     Raises:
         NotForThisModel: vectors with fewer than twelve such emotions.
+
+    >>> run(model, vectors, "ful")
+    Traceback (most recent call last):
+    ValueError: size='ful' is none of full, quick
     """
     check_size(size)
     vectors.check_model(model)

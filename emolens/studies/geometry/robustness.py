@@ -55,6 +55,10 @@ def run(
 
     Raises:
         NotForThisModel: vectors with fewer than three emotions.
+
+    >>> run(model, vectors, "ful")
+    Traceback (most recent call last):
+    ValueError: size='ful' is none of full, quick
     """
     check_size(size)
     vectors.check_model(model)

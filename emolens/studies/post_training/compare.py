@@ -389,7 +389,12 @@ def headline(frame: pd.DataFrame) -> str:
 
 
 def against_paper(shift: pd.DataFrame, seed: int = 0) -> StudyResult:
-    """Rank correlation of shifts with the paper's, for every `child` and `group` of the table, over the emotions."""
+    """Rank correlation of shifts with the paper's, for every `child` and `group` of the table, over the emotions.
+
+    >>> shift = pd.DataFrame({"emotion": list(paper_shift()), "shift": list(paper_shift().values())})
+    >>> against_paper(shift.assign(child="tiny+bright", group="challenging")).table()["rho"].round(2).tolist()
+    [1.0]
+    """
     paper, rows = paper_shift(), []
     for (child, group), part in shift.groupby(["child", "group"], sort=False):
         part = part[part["emotion"].isin(list(paper))]

@@ -26,7 +26,11 @@ Reads = dict[str, tuple[Float[Tensor, "layer text d_model"], Bool[Tensor, "text"
 
 
 def reply_rows(manner: str = "composed") -> list[dict[str, str]]:
-    """The dialogues that none of the two children was trained on, with the replies of one manner."""
+    """The dialogues that none of the two children was trained on, with the replies of one manner.
+
+    >>> sorted(reply_rows("bright")[0])
+    ['assistant', 'kind', 'user']
+    """
     rows = texts.stimuli(DIALOGUES[manner])
     return [rows[number] for number in held_out(len(rows), Recipe())]
 
@@ -35,6 +39,9 @@ def reads(model: HookedModel, layers: Sequence[int]) -> Reads:
     """Activations right before the reply, and averaged over a given reply; no exclamation mark stands before either.
 
     Every model reads the same replies, those of the composed manner, in which there is no "!".
+
+    >>> list(reads(model, [2]))
+    ['before the reply', 'in the reply']
     """
     prompts = prompt_rows()
     quiet = torch.tensor(["!" not in row["text"] for row in prompts])
@@ -71,6 +78,10 @@ def run(
 
     Raises:
         NotForThisModel: a model of which no children ship with the package.
+
+    >>> run(model, vectors, "ful")
+    Traceback (most recent call last):
+    ValueError: size='ful' is none of full, quick
     """
     check_size(size)
     packaged_posts(model)
@@ -121,7 +132,12 @@ def headline(frame: pd.DataFrame, layer: int) -> str:
 def held_out_null(
     model: HookedModel, vectors: EmotionVectors, null: Sequence[HookedModel], layer: int | None = None, seed: int = 0
 ) -> StudyResult:
-    """Each no-manner child as if it were the child in question, against the spread of the others: the false alarms."""
+    """Each no-manner child as if it were the child in question, against the spread of the others: the false alarms.
+
+    >>> table = held_out_null(model, vectors, [model, model, model], 2).table()
+    >>> float(table["called"].max())
+    0.0
+    """
     layer = near(vectors, vectors.chosen_layer()) if layer is None else layer
     rows = prompt_rows()
     base, *states = (before_reply(one, rows, "plain", [layer]) for one in (model, *null))
@@ -165,7 +181,11 @@ def replies(
     temperature: float = 0.8,
     seed: int = 0,
 ) -> StudyResult:
-    """Sampled replies to the same messages, with marks counted; default every other one that no child learnt."""
+    """Sampled replies to the same messages, with marks counted; default every other one that no child learnt.
+
+    >>> replies({"tiny": model}, ["Who are you?"], tokens=3).table()["child"].tolist()
+    ['tiny']
+    """
     prompts = [row["user"] for row in reply_rows()][::2] if prompts is None else prompts
     chats: list[Any] = [[{"role": "user", "content": text}] for text in prompts]
     rows = []

@@ -40,6 +40,10 @@ def run(
 
     Raises:
         NotForThisModel: a model without packaged children, and no `posts`.
+
+    >>> run(model, vectors, "ful")
+    Traceback (most recent call last):
+    ValueError: size='ful' is none of full, quick
     """
     check_size(size)
     children = packaged_posts(model) if posts is None else list(posts)

@@ -87,9 +87,10 @@ def run(
     model: HookedModel,
     vectors: EmotionVectors,
     size: str = "full",
+    corpus: Corpus | None = None,
+    *,
     draws: int = 999,
     seed: int = 0,
-    corpus: Corpus | None = None,
 ) -> dict[str, StudyResult]:
     """Messages in the chat format, read before the reply and over the message, by layer and readout.
 
