@@ -53,6 +53,7 @@ def planted():
 def own_cache(request, tmp_path, monkeypatch):
     """Tests of mechanics write to a folder of their own; tests of real models use the user's cache and all cores."""
     if "model" not in request.keywords:
+        torch.set_num_threads(1)  # a library that an earlier test used may have left another number
         monkeypatch.setenv("EMOLENS_CACHE", str(tmp_path / "cache"))
         yield
     else:

@@ -434,7 +434,7 @@ def test_studies_draw_through_the_namespace(figure, table):
     from emolens.results import StudyResult
 
     _, ax = plt.subplots()
-    assert StudyResult("one", table, "It is.", figure, {"title": "T"}).plot(ax) is ax and ax.get_title() == "T"
+    assert StudyResult("one", table, "It is.", "none", figure, {"title": "T"}).plot(ax) is ax and ax.get_title() == "T"
 
 
 # --- CircuitsVis -----------------------------------------------------------------------------------

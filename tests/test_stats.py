@@ -37,19 +37,19 @@ def test_results_come_back_from_disk_and_draw_the_same(tmp_path):
     frame = pd.DataFrame(
         {"layer": [0, 1], "method": ["raw", "raw"], "first": [0.1, 0.2], "first_five": [0.3, 0.123456]}
     )
-    result = StudyResult("detection", frame, "Found.", "layer_sweep", {"chance": 0.01, "chosen": 1})
+    result = StudyResult("detection", frame, "Found.", "none", "layer_sweep", {"chance": 0.01, "chosen": 1})
     path = save_results(tmp_path / "new" / "r.json", {"model": "m", "sweep": [1]}, {"a": result, "b": result})
     loaded = load_results(path)
     assert list(loaded) == ["a", "b"] and "sweep" not in path.read_text().split('"results"')[0]
     pd.testing.assert_frame_equal(loaded["a"].table(), frame.round(4))
-    assert loaded["b"].verdict() == "Found."
+    assert loaded["b"].headline() == "Found." and loaded["b"].null == "none"
     one, two = (item.plot() for item in (result, loaded["a"]))
     assert [line.get_label() for line in one.lines] == [line.get_label() for line in two.lines]
 
 
 def test_a_table_without_a_figure_says_so():
     with pytest.raises(ValueError, match="'centres' is a table"):
-        StudyResult("centres", pd.DataFrame({"a": [1]}), "").plot()
+        StudyResult("centres", pd.DataFrame({"a": [1]}), "", "none").plot()
 
 
 def test_wilson_is_the_published_interval_and_covers_as_often_as_it_says():
