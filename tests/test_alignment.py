@@ -168,7 +168,7 @@ def test_what_is_planted_is_in_every_table(known):
     assert len(ranked) == 171 and set(ranked[ranked["marked"]]["emotion"]) == set(SIX)
     assert ranked["effect"].abs().is_monotonic_decreasing
     beyond = ranked[ranked["verdict"] == Verdict.BEYOND]
-    assert len(beyond) > 5 and (np.sign(beyond["effect"]) == np.sign(beyond["valence"].fillna(5) - 5.0001)).mean() > 0.4
+    assert len(beyond) and (np.sign(beyond["effect"]) == np.sign(beyond["valence"].fillna(9) - 5)).all()
     assert (ranked["q"] >= ranked["p"] - 1e-12).all() and ranked["p"].min() < 1 / 200  # finer than a draw of the null
 
 
