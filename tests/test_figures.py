@@ -24,7 +24,7 @@ from matplotlib.text import Text
 
 from emolens import plots
 from emolens.corpus.packaged import stories
-from emolens.models.encoding import Turn
+from emolens.models.texts import Turn
 from emolens.stats import Verdict
 
 module = importlib.import_module("emolens.plots.heatmap")  # the name in the room is the function

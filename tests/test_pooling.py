@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import WORDS
+from tiny import WORDS, passes
 
 from emolens.files import cache_dir
 from emolens.models.batching import Batch, pad, plan, ranks
@@ -82,12 +82,14 @@ def test_a_damaged_shard_is_found_and_redone(tiny, caplog):
 CHILD = """
 import sys, time
 from tiny import tiny_llama, tiny_tokenizer
+from emolens.models.hooked import Hooked
 from test_pooling import TEXTS
 from emolens.models.model import HookedModel
 from emolens.vectors.pooling import pool
 model = HookedModel.from_hf(tiny_llama(), tiny_tokenizer(), "tiny-llama")
-with model.hooks([((0, "resid_post"), lambda x, hook: time.sleep(0.05))]):
-    pool(model, TEXTS, progress=False)
+run = Hooked._run
+Hooked._run = lambda *args: (time.sleep(0.05), run(*args))[1]
+pool(model, TEXTS, progress=False)
 """
 
 
@@ -103,9 +105,8 @@ def test_a_killed_run_goes_on_bit_for_bit(tiny, tmp_path, monkeypatch):
     child.send_signal(signal.SIGKILL)
     child.wait()
     assert not list(cache_dir().rglob("0002.safetensors")), "the run was over before it was killed"
-    ran = []
-    with tiny.hooks([((0, "resid_post"), lambda x, hook: ran.append(len(x)))]):
-        resumed = pool(tiny, TEXTS, progress=False)
+    ran = passes(monkeypatch)
+    resumed = pool(tiny, TEXTS, progress=False)
     assert 0 < sum(ran) < len(TEXTS)
     for rule in (0, 10, 20):
         for layer in range(4):
@@ -127,9 +128,8 @@ def test_a_full_disk_loses_nothing(tiny, monkeypatch):
     monkeypatch.setattr(emolens.vectors.pooling, "write_atomic", full)
     with pytest.raises(OSError, match="No space left"):
         pool(tiny, TEXTS, progress=False)
-    ran = []
-    with tiny.hooks([((0, "resid_post"), lambda x, hook: ran.append(len(x)))]):
-        pool(tiny, TEXTS, progress=False)
+    ran = passes(monkeypatch)
+    pool(tiny, TEXTS, progress=False)
     assert sum(ran) < len(TEXTS)
 
 

@@ -45,7 +45,7 @@ def write_sdist(folder: Path) -> str:
         for kind, rows in ROWS.items()
     }
     stem = f"{rated.PACKAGE.project}-{rated.PACKAGE.version}"
-    setup = f"from setuptools import setup\nsetup(name={rated.PACKAGE.project!r}, version={rated.PACKAGE.version!r})\n"
+    setup = "raise SystemExit('setup.py of the archive was run')\n"
     info = f"Metadata-Version: 2.1\nName: {rated.PACKAGE.project}\nVersion: {rated.PACKAGE.version}\n"
     path = folder / f"{stem}.tar.gz"
     path.write_bytes(

@@ -6,25 +6,38 @@ What each file is, how it was made and what its limits are stands in `data/READM
 from __future__ import annotations
 
 import csv
+import io
 import json
+import math
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-from emolens.corpus.stories import Corpus, json_lines
+from emolens.corpus.rows import json_lines
+from emolens.corpus.stories import EMOTIONS, Corpus
 from emolens.errors import did_you_mean
-from emolens.files import data_path
+from emolens.files import data_path, read_text
 
 
 @cache
 def stories(register: str | None = None) -> Corpus:
-    """The 3,078 stories, or those of one register: "literary" (2,052; shown) or "plain" (1,026; told)."""
+    """The 3,078 stories, or those of one register: "literary" (2,052; shown) or "plain" (1,026; told).
+
+    >>> stories()
+    Corpus(3078 stories of 171 emotions: 2052 literary, 1026 plain)
+    """
     return Corpus.from_jsonl(data_path("corpus", "stories.jsonl")).where(register=register)
 
 
 @cache
 def vignettes() -> Corpus:
-    """The 342 held-out texts on other topics: for each emotion one "narrative" and one "message"."""
+    """The 342 held-out texts on other topics: for each emotion one "narrative" and one "message".
+
+    >>> vignettes().where(emotion="calm")
+    Corpus(2 stories of 1 emotions: 1 narrative, 1 message)
+    """
     return Corpus.from_jsonl(data_path("corpus", "vignettes.jsonl"))
 
 
@@ -39,17 +52,30 @@ def written() -> Corpus:
 
 
 def neutral() -> list[str]:
-    """150 dialogues without emotion, for denoising."""
+    """150 dialogues without emotion, for denoising (paper, section 3).
+
+    >>> dialogues = el.corpus.packaged.neutral()
+    >>> dialogues[0].startswith("Human: ")
+    True
+    """
     return [row["text"] for row in _packaged("neutral")]
 
 
 def masked() -> list[dict[str, Any]]:
-    """132 dialogues whose `speaker` feels one emotion (`felt`) and shows another (`shown`)."""
+    """132 dialogues whose `speaker` feels one emotion (`felt`) and shows another (`shown`).
+
+    >>> sorted(masked()[0])
+    ['felt', 'scenario', 'shown', 'speaker', 'turns']
+    """
     return _packaged("masked")
 
 
 def speakers() -> list[dict[str, Any]]:
-    """144 conversations in which the user feels `user_emotion` and the assistant `assistant_emotion`."""
+    """144 conversations in which the user feels `user_emotion` and the assistant `assistant_emotion`.
+
+    >>> sorted(speakers()[0])
+    ['assistant_emotion', 'turns', 'user_emotion']
+    """
     return _packaged("speakers")
 
 
@@ -72,7 +98,10 @@ STIMULI = (
 
 
 def stimuli(name: str) -> list[dict[str, Any]]:
-    """The rows of one of the packaged stimulus sets, each for a study of the same name or subject.
+    """The rows of one of the packaged stimulus sets (`STIMULI`), each for a study of the same name or subject.
+
+    >>> sorted(stimuli("negation")[0])
+    ['affirmed', 'emotion', 'negated']
 
     Raises:
         ValueError: another name.
@@ -87,7 +116,11 @@ def _packaged(name: str) -> list[dict[str, Any]]:
 
 
 def paper_clusters() -> dict[str, list[str]]:
-    """The paper's ten k-means clusters of the 171 emotions, by the paper's names."""
+    """The paper's ten k-means clusters of the 171 emotions, by the paper's names (section 6).
+
+    >>> len(paper_clusters()), sum(map(len, paper_clusters().values()))
+    (10, 171)
+    """
     return json.loads(data_path("corpus", "paper-clusters.json").read_text("utf-8"))
 
 
@@ -101,24 +134,77 @@ def ratings(source: str | Path) -> dict[str, dict[str, float]]:
     is what the source calls pleasure. Or a .csv file of yours with the columns emotion, valence, arousal and
     dominance, of which the last may be left out.
 
+    >>> ratings("glasgow")["calm"]
+    {'valence': 7.343, 'arousal': 3.743, 'dominance': 5.941}
+
     Raises:
-        ValueError: another source; a column that is missing, an entry that is no number, by line.
+        ValueError: another source; a column that is missing or there twice. By line: an entry that is no finite
+            number or far outside the scale of the others, a word that was rated before, more cells than columns.
     """
-    if not str(source).endswith(".csv") and source not in RATINGS:
+    if Path(source).suffix.lower() != ".csv" and source not in RATINGS:
         near = did_you_mean(str(source), RATINGS)
         raise ValueError(f"no ratings {source!r}{near}; there are {', '.join(RATINGS)}, or give a .csv file")
     path = data_path("ratings", RATINGS[str(source)]) if source in RATINGS else Path(source)
+    rows = csv.DictReader(io.StringIO(read_text(path), newline=""))
+    columns = _scales(rows.fieldnames or (), path)
     out: dict[str, dict[str, float]] = {}
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        rows = csv.DictReader(file)
-        names = {"pleasure": "valence"} | {name: name for name in ("valence", "arousal", "dominance")}
-        columns = {column: names[column] for column in rows.fieldnames or () if column in names}
-        if missing := {"emotion", "valence", "arousal"} - {*(rows.fieldnames or ()), *columns.values()}:
-            raise ValueError(f"{path} has no column {min(missing)!r}; it has {', '.join(rows.fieldnames or ())}")
-        for row in rows:
-            try:
-                out[row["emotion"]] = {scale: float(row[column]) for column, scale in columns.items()}
-            except (TypeError, ValueError):
-                entries = ", ".join(f"{column}={row[column]!r}" for column in columns)
-                raise ValueError(f"{path}, line {rows.line_num}: no number among {entries}") from None
+    lines: dict[str, int] = {}
+    for row in rows:
+        where = f"{path}, line {rows.line_num}"
+        word = " ".join((row["emotion"] or "").split())
+        word = word.casefold() if word.casefold() in EMOTIONS else word
+        if not word or None in row:
+            fault = "more cells than columns (a decimal comma?)" if word else "the emotion is empty"
+            raise ValueError(f"{where}: {fault}; the columns are {', '.join(rows.fieldnames or ())}")
+        if word in lines:
+            raise ValueError(f"{where}: {word!r} was rated in line {lines[word]} already; keep one of the two")
+        out[word], lines[word] = _numbers(row, columns, where), rows.line_num
+    if not out:
+        raise ValueError(f"{path} has a head and no rating")
+    _check_scales(out, lines, path)
     return out
+
+
+SCALES = ("valence", "arousal", "dominance")
+
+
+def _scales(names: Sequence[str], path: Path) -> dict[str, str]:
+    """The scale that each column holds, for the columns that hold one."""
+    scales = {"pleasure": "valence"} | {name: name for name in SCALES}
+    columns = {column: scales[column] for column in names if column in scales}
+    if missing := {"emotion", "valence", "arousal"} - {*names, *columns.values()}:
+        raise ValueError(f"{path} has no column {min(missing)!r}; it has {', '.join(names)}")
+    given = [scales.get(name, name) for name in names]
+    if twice := {name for name in ("emotion", *SCALES) if given.count(name) > 1}:
+        raise ValueError(f"{path} has more than one column for {min(twice)!r}: {', '.join(names)}")
+    return columns
+
+
+def _numbers(row: Mapping[str, str | None], columns: Mapping[str, str], where: str) -> dict[str, float]:
+    try:
+        values = {scale: float(row[column] or "") for column, scale in columns.items()}
+    except ValueError:
+        entries = ", ".join(f"{column}={row[column]!r}" for column in columns)
+        raise ValueError(f"{where}: no number among {entries}") from None
+    for scale, value in values.items():
+        if not math.isfinite(value):
+            raise ValueError(f"{where}: {scale} is {value}, which is no finite number; leave the row out")
+    return values
+
+
+def _check_scales(rated: Mapping[str, Mapping[str, float]], lines: Mapping[str, int], path: Path) -> None:
+    """Raise for an entry that is on no scale with the others, such as -999 for a rating that is missing.
+
+    That is one 20 times as far from the median as half of the others are.
+    """
+    for scale in SCALES:
+        values = {word: row[scale] for word, row in rated.items() if scale in row}
+        middle = median(values.values()) if len(values) > 3 else math.nan
+        limit = 20 * median(abs(value - middle) for value in values.values()) if len(values) > 3 else 0.0
+        for word, value in values.items():
+            if limit and abs(value - middle) > limit:
+                others = [other for other in values.values() if abs(other - middle) <= limit]
+                raise ValueError(
+                    f"{path}, line {lines[word]}: {scale}={value:g} for {word!r} is on another scale than the others, "
+                    f"which lie between {min(others):g} and {max(others):g}; leave out a row without a rating"
+                )

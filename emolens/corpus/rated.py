@@ -26,7 +26,11 @@ KINDS = {
 
 @dataclass(frozen=True)
 class RatedDocument:
-    """A sentence or a few, and the mean of what 20 people said of its valence, from -4 to 4."""
+    """A sentence or a few, and the mean of what 20 people said of its valence, from -4 to 4.
+
+    >>> RatedDocument("Bright, quick and kind.", 2.5).valence
+    2.5
+    """
 
     text: str
     valence: float
@@ -37,6 +41,11 @@ def rated_documents(kind: str, n: int | None = None, seed: int = 0) -> tuple[Rat
 
     "films" are 10,605 snippets of film reviews, "products" 3,708 of product reviews, "editorials" 5,190 of
     newspaper editorials. The first call fetches 2.5 MB with pip, later calls read the user's cache folder.
+    Nothing of the archive is run.
+
+    >>> rated_documents("filmz")
+    Traceback (most recent call last):
+    ValueError: no rated documents 'filmz' (did you mean films?); there are films, products, editorials
 
     Args:
         n: how many, drawn without replacement, in the order drawn (so that those of a smaller n come first);
@@ -45,6 +54,10 @@ def rated_documents(kind: str, n: int | None = None, seed: int = 0) -> tuple[Rat
     Raises:
         ValueError: another kind, or more than there are.
         RuntimeError: not cached, and not to be had from here.
+
+    >>> rated_documents("film")
+    Traceback (most recent call last):
+    ValueError: no rated documents 'film' (did you mean films?); there are films, products, editorials
     """
     if kind not in KINDS:
         raise ValueError(f"no rated documents {kind!r}{did_you_mean(kind, KINDS)}; there are {', '.join(KINDS)}")

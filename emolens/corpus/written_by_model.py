@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import warnings
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from emolens.corpus.audit import mention
 from emolens.corpus.stories import Corpus, Story, known_emotion
-from emolens.files import naming_a_full_disk, write_atomic
+from emolens.files import naming_a_full_disk, read_text, write_atomic
 
 PROMPT = """\
 Write one paragraph of fiction, about 120 words long, on this subject: {topic}.
@@ -26,18 +27,30 @@ words of the same meaning must not occur. Give the paragraph alone, without a ti
 
 @runtime_checkable
 class Writer(Protocol):
-    """What `generate` needs of a `HookedModel`."""
+    """What `generate` needs of a `HookedModel`.
+
+    >>> isinstance(model, Writer)
+    True
+    """
 
     name: str
 
     @property
-    def fingerprint(self) -> str: ...
+    def fingerprint(self) -> str:
+        """What the weights are known by."""
+        ...
 
-    def generate(self, texts: Any, max_new_tokens: int, temperature: float, top_p: float, seed: int) -> list[str]: ...
+    def generate(self, texts: Any, max_new_tokens: int, temperature: float, top_p: float, seed: int) -> list[str]:
+        """The continuation of each of the conversations."""
+        ...
 
 
 class Job(NamedTuple):
-    """One story to be written: the one with this number for its emotion and topic."""
+    """One story to be written: the one with this number for its emotion and topic.
+
+    >>> Job("calm", "rain", 0)._asdict()
+    {'emotion': 'calm', 'topic': 'rain', 'number': 0}
+    """
 
     emotion: str
     topic: str
@@ -68,6 +81,14 @@ def generate(
     by batch, the state is kept beside it in `<path>.state.json`. The same call after an interruption goes on
     there and ends with the text of an uninterrupted run; once finished it costs nothing.
 
+    Example, with a model in whose weights nothing is, so that every story is given up:
+
+    >>> import warnings
+    >>> with warnings.catch_warnings(action="ignore"):
+    ...     made = generate(model, ["calm"], ["rain"], 1, path="a.jsonl", max_new_tokens=60, tries=1, progress=False)
+    >>> len(made)
+    0
+
     Args:
         topics: in words, such as "a delayed flight".
         any_emotion: allow emotions that are not among the packaged 171.
@@ -76,16 +97,12 @@ def generate(
         The accepted stories, with register "generated".
 
     Raises:
-        ValueError: an unknown emotion; nothing to write; `path` holds something else than this very run.
+        ValueError: an unknown emotion; nothing to write; a number that is out of range; `path` holds something
+            else than this very run.
     """
-    if isinstance(emotions, str) or isinstance(topics, str) or not emotions or not topics:
-        raise ValueError(f"give lists of emotions and of topics, not {emotions!r} and {topics!r}")
-    if min(n, batch_size, tries) < 1:
-        raise ValueError(f"n, batch_size and tries must be at least 1, not {n}, {batch_size} and {tries}")
-    if not any_emotion:
-        for emotion in emotions:
-            known_emotion(emotion)
-    emotions, topics = list(dict.fromkeys(emotions)), list(dict.fromkeys(topics))
+    emotions, topics = _labels(emotions, "emotions", not any_emotion), _labels(topics, "topics")
+    counts = {"n": n, "batch_size": batch_size, "tries": tries, "max_new_tokens": max_new_tokens}
+    _check_numbers(counts, temperature, top_p, min_words)
     jobs = [Job(emotion, topic, i) for i, topic, emotion in product(range(n), topics, emotions)]
     batches = [jobs[start : start + batch_size] for start in range(0, len(jobs), batch_size)]
     sampling = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
@@ -116,6 +133,27 @@ def generate(
     if rejected := run.state["rejected"]:
         warnings.warn(f"{len(rejected)} of {len(jobs)} stories given up; see {run.state_path}", stacklevel=2)
     return Corpus.from_jsonl(path)
+
+
+def _labels(given: Any, name: str, known: bool = False) -> list[str]:
+    """A list of different words or phrases, each of them among the packaged emotions where they are to be `known`."""
+    labels = [given] if isinstance(given, str) else list(given)
+    if isinstance(given, str) or not labels or not all(isinstance(label, str) and label.strip() for label in labels):
+        raise ValueError(f"give lists of emotions and of topics, without empty ones; {name} is {given!r}")
+    return list(dict.fromkeys(map(known_emotion, labels) if known else labels))
+
+
+def _check_numbers(counts: Mapping[str, Any], temperature: float, top_p: float, min_words: int) -> None:
+    for name, value in counts.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
+    if not 0 <= temperature < math.inf or not 0 < top_p <= 1:
+        raise ValueError(f"temperature={temperature} must be at least 0, and top_p={top_p} above 0 and at most 1")
+    if not min_words <= counts["max_new_tokens"]:
+        raise ValueError(
+            f"min_words={min_words} is more than max_new_tokens={counts['max_new_tokens']} can hold, "
+            "so every story would be given up"
+        )
 
 
 def _seeds(seed: int, batch: int, tries: int) -> Iterator[int]:
@@ -164,7 +202,7 @@ class _Run:
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
         self.path, self.state_path = path, path.with_name(f"{path.name}.state.json")
         if self.state_path.exists():
-            self.state = json.loads(self.state_path.read_text("utf-8"))
+            self.state = self._load()
         elif path.exists():
             raise ValueError(f"{path} exists and was not written by generate; give another path")
         else:
@@ -179,6 +217,13 @@ class _Run:
         if self.state["batches"] and self.digest.hexdigest() != self.state["sha256"]:
             raise ValueError(f"{path} was changed after generate wrote it; {self._way_out}")
         os.truncate(path, len(good))  # drops what a killed run left of an unfinished batch
+
+    def _load(self) -> dict[str, Any]:
+        try:
+            state = json.loads(read_text(self.state_path))
+            return {key: state[key] for key in ("settings", "batches", "bytes", "sha256", "rejected")}
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{self.state_path} is damaged ({error!r}); {self._way_out}") from None
 
     @property
     def _way_out(self) -> str:

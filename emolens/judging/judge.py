@@ -24,8 +24,9 @@ from emolens.judging.kappa import agreement as agreement
 from emolens.judging.rubrics import RUBRICS as RUBRICS
 from emolens.judging.rubrics import Item, Labelled, Rubric
 from emolens.judging.rubrics import labelled_replies as labelled_replies
-from emolens.models.encoding import PLAIN_ROLES, Message, format_chat, is_chat
+from emolens.models.conversations import PLAIN_ROLES, format_chat
 from emolens.models.model import HookedModel
+from emolens.models.texts import Message, is_chat
 from emolens.results import StudyResult
 
 SUFFICIENT = 0.6  # kappa: "substantial" agreement begins at 0.61 (Landis and Koch 1977)

@@ -9,7 +9,7 @@ from typing import Any
 import emolens.corpus as texts
 from emolens.errors import did_you_mean
 from emolens.judging.kappa import INVALID
-from emolens.models.encoding import Message
+from emolens.models.texts import Message
 
 Item = Any  # a reply, or (context, reply); the context is a text or a conversation
 

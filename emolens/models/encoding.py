@@ -1,115 +1,150 @@
-"""Texts and conversations as token ids, with the token span of each turn."""
+"""Texts and conversations as token ids, and the characters that each token holds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import accumulate
 from typing import Any, NamedTuple
 
-from torch import Tensor
+from emolens.models.conversations import encode_chat
+from emolens.models.texts import Encoding, Text, is_chat, one_text, tokenized
 
-Message = Mapping[str, str]
-Text = str | Sequence[Message] | Sequence[int]  # plain text, a conversation, or token ids as they are
-
-PLAIN_ROLES = {"system": "System", "user": "Human", "assistant": "Assistant"}
-
-
-class Turn(NamedTuple):
-    """Tokens [start, end) that hold the content of one message."""
-
-    role: str
-    start: int
-    end: int
-
-
-class Encoding(NamedTuple):
-    """Token ids of one text; `turns` is empty unless the text was a conversation."""
-
-    ids: list[int]
-    turns: list[Turn]
-
-
-def is_chat(text: Text) -> bool:
-    return not isinstance(text, str) and len(text) > 0 and isinstance(text[0], Mapping)
-
-
-def is_one(texts: Any) -> bool:
-    """Whether this is a single text rather than several."""
-    return isinstance(texts, str) or (len(texts) > 0 and isinstance(texts[0], (Mapping, int)))
-
-
-def as_list(texts: Any) -> list[Text]:
-    """A list of texts from one text, one conversation, or several of either."""
-    if isinstance(texts, Tensor):
-        texts = texts.tolist()
-    return [texts] if is_one(texts) else list(texts)
-
-
-def format_chat(tokenizer: Any, messages: Sequence[Message]) -> str:
-    """The conversation as the model reads it; ends right before a reply unless the assistant spoke last.
-
-    The model's chat template (with `enable_thinking=False`, which templates without that option ignore);
-    a base model without one gets a plain "Human: ... Assistant:" form.
-    """
-    for message in messages:
-        if message.get("role") not in PLAIN_ROLES:
-            raise ValueError(
-                f"unknown role {message.get('role')!r} in a conversation; the roles are {', '.join(PLAIN_ROLES)}"
-            )
-    reply = messages[-1]["role"] != "assistant"
-    if tokenizer.chat_template:
-        return tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=reply, enable_thinking=False
-        )
-    turns = [f"{PLAIN_ROLES[m['role']]}: {m['content'].strip()}" for m in messages]
-    return (tokenizer.bos_token or "") + "\n\n".join(turns + ["Assistant:"] * reply)
-
-
-def encode_chat(tokenizer: Any, messages: Sequence[Message]) -> Encoding:
-    """Token ids of a conversation and the token span of each message's content."""
-    rendered = format_chat(tokenizer, messages)
-    tokens = tokenizer(rendered, add_special_tokens=False, return_offsets_mapping=True)
-    turns = []
-    for number, (message, (start, end)) in enumerate(
-        zip(messages, _places(tokenizer, messages, rendered), strict=True)
-    ):
-        if start == end or rendered[start:end] != message["content"].strip():
-            raise ValueError(f"message {number} ({message['role']}) is empty or was rewritten by the chat template")
-        inside = [i for i, (a, b) in enumerate(tokens.offset_mapping) if a < end and b > start]
-        turns.append(Turn(message["role"], inside[0], inside[-1] + 1))
-    return Encoding(tokens.input_ids, turns)
-
-
-def _places(tokenizer: Any, messages: Sequence[Message], rendered: str) -> list[tuple[int, int]]:
-    """Where each message stands in the rendered conversation, in characters.
-
-    A short one such as "u" occurs in the template as well, so marks are rendered in its place first.
-    """
-    marks = [f"\ue000{number}\ue001" for number in range(len(messages))]
-    marked = [{**message, "content": mark} for message, mark in zip(messages, marks, strict=True)]
-    between, around = [], format_chat(tokenizer, marked)
-    for mark in marks:
-        before, _, around = around.partition(mark)
-        between.append(before)
-    places, end = [], len(between[0])
-    for message, after in zip(messages, [*between[1:], around], strict=True):
-        start, content = end, message["content"]
-        whole = content if rendered.startswith(content + after, start) else content.strip()  # some templates strip
-        inside = start + len(whole) - len(whole.lstrip())
-        places.append((inside, inside + len(whole.strip())))
-        end = start + len(whole) + len(after)
-    return places
+SPACES = "Ġ▁Ċĉč"  # white space in the names of tokens, of byte-level tokenizers and of sentencepiece
 
 
 def encode(tokenizer: Any, text: Text) -> Encoding:
     """Token ids of a plain text, a conversation, or ids as they are.
 
+    A text that begins with the BOS token, as those of `apply_chat_template` do, gets no second one. The end token
+    that some tokenizers append is left out: what is read or continued is the text.
+
     Raises:
-        ValueError: an empty text.
+        ValueError: an empty text; what is no text; what `encode_chat` raises; a slow tokenizer.
+
+    Example:
+        >>> encode(model.tokenizer, "she ran !").ids == model.tokenizer("she ran !").input_ids
+        True
+        >>> encode(model.tokenizer, [5, 7, 9]).ids
+        [5, 7, 9]
     """
-    if isinstance(text, str):
-        encoding = Encoding(tokenizer(text, add_special_tokens=True).input_ids, [])
+    text = one_text(text, "the text")
+    if isinstance(text, Encoding):
+        encoding = text
+    elif isinstance(text, str):
+        ids = tokenized(tokenizer, text, True).input_ids
+        encoding = Encoding(ids[kept(tokenizer, text, ids)], [], text)
     elif is_chat(text):
-        encoding = encode_chat(tokenizer, text)  # type: ignore[arg-type]
+        encoding = encode_chat(tokenizer, text)
     else:
-        encoding = Encoding([int(token) for token in text], [])  # type: ignore[arg-type]
+        encoding = Encoding(text, [])
     if not encoding.ids or (isinstance(text, str) and not text.strip()):
         raise ValueError(f"the text {text!r} is empty: there is nothing to read")
     return encoding
+
+
+def kept(tokenizer: Any, text: str, ids: Sequence[int]) -> slice:
+    """Which of a text's tokens are kept: not a BOS before the text's own, and no end token that is not in the text.
+
+    Example:
+        >>> kept(model.tokenizer, "she ran !", [5, 7, 9])
+        slice(0, 3, None)
+        >>> kept(model.tokenizer, "she ran !", [5, 7, 9, model.tokenizer.eos_token_id])
+        slice(0, 3, None)
+    """
+    first, end, bos = 0, len(ids), tokenizer.bos_token
+    if bos and text.startswith(bos) and not text.startswith(2 * bos):
+        first = int(list(ids[:2]) == [tokenizer.bos_token_id] * 2)
+    for name in ("eos_token", "sep_token"):
+        token = getattr(tokenizer, name, None)
+        if token and ids[-1:] == [getattr(tokenizer, f"{name}_id")] and not text.rstrip().endswith(token):
+            return slice(first, end - 1)
+    return slice(first, end)
+
+
+class Tokens(NamedTuple):
+    """A text of any length as its tokens: `characters(rank)` is where each stands in the text, None where it does not.
+
+    Example:
+        >>> (tokens,) = tokens_of(model.tokenizer, ["she ran !"])
+        >>> len(tokens.ids), tokens.characters(1)
+        (3, (4, 7))
+    """
+
+    text: str
+    ids: list[int]
+    characters: Callable[[int], tuple[int, int] | None]
+
+
+def tokens_of(tokenizer: Any, texts: Sequence[Text]) -> list[Tokens]:
+    """The tokens that `encode` gives of each text, the strings among the texts in one call of the tokenizer.
+
+    Raises:
+        ValueError: what `encode` raises, with the number of the text.
+
+    Example:
+        >>> [len(tokens.ids) for tokens in tokens_of(model.tokenizer, ["she ran !", [5, 7]])]
+        [3, 2]
+    """
+    strings, batch = [text for text in texts if isinstance(text, str)], None
+    if strings:
+        batch = tokenized(tokenizer, strings, True, return_attention_mask=False, verbose=False)
+    out, row = [], 0
+    for number, text in enumerate(texts):
+        if batch is not None and isinstance(text, str):
+            part = kept(tokenizer, text, ids := batch.input_ids[row])
+            place = partial(_in_batch, batch, row, part.start)
+            out.append(Tokens(text, ids[part], place))
+            row += 1
+            continue
+        try:
+            encoding = encode(tokenizer, text)
+        except ValueError as error:
+            raise ValueError(f"text {number}: {error}") from error
+        pieces = labels(tokenizer, encoding)
+        ends = list(accumulate(map(len, pieces)))
+        spans = [(end - len(piece), end) if piece else None for piece, end in zip(pieces, ends, strict=True)]
+        out.append(Tokens("".join(pieces), encoding.ids, spans.__getitem__))
+    return out
+
+
+def _in_batch(batch: Any, row: int, first: int, rank: int) -> tuple[int, int] | None:
+    place = batch.token_to_chars(row, first + rank)
+    return place and (place.start, place.end)
+
+
+def labels(tokenizer: Any, encoding: Encoding) -> list[str]:
+    """The characters of the text that each token holds; together they are the text again, without what it drops.
+
+    A character made of several tokens stands at the first of them, and the others have "". So has a special token
+    that is not in the text, such as a BOS that the tokenizer puts before it.
+
+    Example:
+        >>> labels(model.tokenizer, model.encode("she ran !"))
+        ['she', 'ran', '!']
+        >>> labels(model.tokenizer, Encoding(model.encode("she ran !").ids, []))
+        ['she', 'ran', '!']
+    """
+    text = encoding.text or tokenizer.decode(encoding.ids, clean_up_tokenization_spaces=False)
+    special = bool(encoding.text) and not encoding.turns
+    tokens = tokenized(tokenizer, text, special, return_offsets_mapping=True)
+    part = kept(tokenizer, text, tokens.input_ids) if special else slice(None)
+    if tokens.input_ids[part] != list(encoding.ids):
+        return _labels_of_ids(tokenizer, encoding.ids)
+    pieces, done, spaced = [], 0, False
+    for name, (start, end) in zip(tokens.tokens()[part], tokens.offset_mapping[part], strict=True):
+        spaced = any(sign in name for sign in SPACES)  # the token holds white space that its offsets may leave out
+        pieces.append(text[done if spaced else max(done, start) : end])
+        done = max(done, end)
+    pieces[-1] += text[done:] if spaced else ""
+    return pieces
+
+
+def _labels_of_ids(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+    """What each token adds to the text of those before it, for ids that the tokenizer would not give itself."""
+    pieces, begin, done = [""] * len(ids), 0, 0  # the text of ids[begin:done] is in the pieces
+    for end in range(1, len(ids) + 1):
+        before = tokenizer.decode(ids[begin:done], clean_up_tokenization_spaces=False)
+        now = tokenizer.decode(ids[begin:end], clean_up_tokenization_spaces=False)
+        if (len(now) > len(before) and not now.endswith("\ufffd")) or end == len(ids):
+            pieces[done] = now[len(before) :]
+            begin, done = done, end
+    return pieces

@@ -1,31 +1,45 @@
 """Generation: what the rows of a batch have in common is run once."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
+from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from emolens.models.batching import Batch, Pass, per_text
-from emolens.models.encoding import PLAIN_ROLES, Encoding, Text, as_list, is_chat, is_one
+from emolens.models.batching import Batch, Pass, per_text, whole
+from emolens.models.conversations import PLAIN_ROLES
 from emolens.models.hooked import Hooked
 from emolens.models.log_probs import SharedPrompt
+from emolens.models.texts import Encoding, Text, gate
 
 
 class Reply(NamedTuple):
-    """What was written, and whether it ended by itself or at a stop string rather than at `max_new_tokens`."""
+    """What was written, and whether it ended by itself or at a stop string rather than at `max_new_tokens`.
+
+    Example:
+        >>> replies(model, "she ran", max_new_tokens=4)[0].ended
+        False
+    """
 
     text: str
     ended: bool
 
 
 def write(model: Hooked, texts: Text | Sequence[Text], *options: Any) -> Any:
-    """`HookedModel.generate`."""
-    written = [reply.text for reply in replies(model, texts, *options)]
-    return written[0] if is_one(texts) and model.rows == 1 else written
+    """`HookedModel.generate`.
+
+    Example:
+        >>> type(write(model, "she ran", 4)), len(write(model, ["she ran", "he was calm"], 4))
+        (<class 'str'>, 2)
+    """
+    given = gate(texts)
+    written = [reply.text for reply in replies(model, given.texts, *options)]
+    return written[0] if given.one and model.rows == 1 else written
 
 
 def replies(
@@ -35,13 +49,20 @@ def replies(
     temperature: float = 0.8,
     top_p: float = 0.95,
     seed: int = 0,
-    stop: Sequence[str] = (),
+    stop: str | Sequence[str] = (),
 ) -> list[Reply]:
-    """`HookedModel.generate` of one text or several, always as a list, with whether each was cut off."""
-    encoded, stop = model.encode_all(texts), list(stop)
-    if temperature < 0 or not 0 < top_p <= 1:
-        raise ValueError(f"temperature={temperature}, top_p={top_p}: give 0 or more, and above 0 to 1")
-    if not model.tokenizer.chat_template and any(is_chat(text) for text in as_list(texts)):
+    """`HookedModel.generate` of one text or several, always as a list, with whether each was cut off.
+
+    Raises:
+        ValueError: as `HookedModel.generate`.
+
+    Example:
+        >>> [len(reply) for reply in replies(model, ["she ran", "he was calm"], max_new_tokens=4)]
+        [2, 2]
+    """
+    stop = _checked_options(max_new_tokens, temperature, top_p, seed, stop)
+    encoded = model.encode_all(texts)
+    if not model.tokenizer.chat_template and any(encoding.turns for encoding in encoded):
         stop.append(f"\n{PLAIN_ROLES['user']}:")
     longest = max(len(encoding.ids) for encoding in encoded)
     if longest + max_new_tokens > model.n_ctx:
@@ -73,11 +94,33 @@ def replies(
     return written
 
 
+def _checked_options(max_new_tokens: Any, temperature: Any, top_p: Any, seed: Any, stop: Any) -> list[str]:
+    """The stop strings as a list, where they and the numbers are what they are meant to be."""
+    whole("max_new_tokens", max_new_tokens)
+    if isinstance(seed, bool) or not isinstance(seed, Integral):
+        raise ValueError(f"seed={seed!r}: give an integer")
+    for name, value, most in (("temperature", temperature, math.inf), ("top_p", top_p, 1)):
+        real = isinstance(value, Real) and not isinstance(value, bool)
+        if not (real and math.isfinite(value) and 0 <= value <= most and (value > 0 or name == "temperature")):
+            limits = "0 (greedy) or more" if name == "temperature" else "a number above 0, up to 1"
+            raise ValueError(f"{name}={value!r}: give {limits}")
+    marks = [stop] if isinstance(stop, str) else list(stop)
+    for number, mark in enumerate(marks):
+        if not isinstance(mark, str) or not mark:
+            raise ValueError(f"stop string {number} is {mark!r}: give strings that are not empty")
+    return marks
+
+
 class Nucleus:
     """Draws the next token of each row from the fewest most likely ones that hold `top_p` of the probability.
 
     transformers sorts the whole vocabulary for that, at each step, which for a batch of a hundred rows takes longer
     than a small model; here the most likely ones are enough, and rows in which they don't hold `top_p` are sorted.
+
+    Example:
+        >>> scores = torch.tensor([[4.0, 0.0, 0.0]])
+        >>> Nucleus(temperature=1.0, top_p=0.5)(torch.empty(1, 0), scores)  # the first token alone holds half
+        tensor([[0., -inf, -inf]])
     """
 
     def __init__(self, temperature: float, top_p: float, first: int = 1024) -> None:

@@ -9,8 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from emolens.models.batching import Pass, pad, plan
-from emolens.models.encoding import Encoding, Text
 from emolens.models.hooked import Columns, Hooked, Runner
+from emolens.models.texts import Encoding, Text, gate, is_chat
 
 LOGITS_AT_ONCE = 2**24  # entries of the largest matrix of logits that is held
 GRADIENT_TOKENS = 512  # of a batch whose activations are kept for the way back
@@ -25,6 +25,11 @@ class SharedPrompt:
     Args:
         prompt: how many tokens count as the prompt, where what follows is in part prompt as well; default all.
         anywhere: use it under another steering than it was made in, which then acts on what follows alone.
+
+    Example:
+        >>> shared = SharedPrompt(model, model.encode("she ran and"))
+        >>> [resid.shape for resid in shared.run([[5, 7], [9]])]
+        [torch.Size([1, 2, 32]), torch.Size([1, 1, 32])]
     """
 
     def __init__(self, model: Hooked, encoding: Encoding, prompt: int | None = None, anywhere: bool = False) -> None:
@@ -42,7 +47,12 @@ class SharedPrompt:
         return Pass((0,) * rows, (self.prompt,) * rows, (self.encoding.turns,) * rows, start=start, **options)
 
     def cache_for(self, rows: int, rows_above: int | None = None) -> Any:
-        """The cache for a batch of `rows`, and of `rows_above` where a steering of several rows has fanned them out."""
+        """The cache for a batch of `rows`, and of `rows_above` where a steering of several rows has fanned them out.
+
+        Example:
+            >>> SharedPrompt(model, model.encode("she ran and")).cache_for(4).layers[0].keys.shape[0]
+            4
+        """
         steered = [steering for steering in self.model.steering if steering.rows > 1]
         fans_out_at = min((min(steering.layers) for steering in steered), default=self.model.n_layers)
         cache = copy.copy(self.cache)
@@ -74,11 +84,26 @@ class SharedPrompt:
         return [out[tokens] for tokens in inputs]
 
     def input(self, continuation: Sequence[int]) -> tuple[int, ...]:
-        """What is run to score a continuation: the prompt's last token and all of the continuation but its last."""
+        """What is run to score a continuation: the prompt's last token and all of the continuation but its last.
+
+        Example:
+            >>> SharedPrompt(model, model.encode([4, 5, 6])).input([7, 8, 9])
+            (6, 7, 8)
+        """
         return self.encoding.ids[-1], *continuation[:-1]
 
     def after(self, run: Runner, rows: Sequence[Sequence[int]]) -> Float[Tensor, "row pos d_model"]:
-        """`run` (see `Hooked.stopping`) of rows of `input`, after the rest of the prompt."""
+        """`run` (see `Hooked.stopping`) of rows of `input`, after the rest of the prompt.
+
+        Raises:
+            ValueError: another steering than the prompt was run under.
+
+        Example:
+            >>> shared = SharedPrompt(model, model.encode("she ran and"))
+            >>> with model.stopping(3) as run:
+            ...     shared.after(run, [shared.input([5, 7])]).shape
+            torch.Size([1, 2, 32])
+        """
         if not self.anywhere and self.made_under != self.model.steering:
             raise ValueError("this prompt was run under another steering: share it in the context that it is used in")
         model, before = self.model, self.encoding.ids[:-1]
@@ -101,7 +126,12 @@ def _widened(layer: Any, rows: int) -> Any:
 
 
 def token_ids(model: Hooked, text: str) -> list[int]:
-    """Token ids of a text that follows something else: nothing is put before it."""
+    """Token ids of a text that follows something else: nothing is put before it.
+
+    Example:
+        >>> token_ids(model, " calm") == model.encode("calm").ids
+        True
+    """
     return model.tokenizer(text, add_special_tokens=False).input_ids
 
 
@@ -110,6 +140,10 @@ def continuation_ids(model: Hooked, prompt: Text, continuation: str) -> list[int
 
     Raises:
         ValueError: an empty continuation, or one that joins with the end of a plain prompt to another token.
+
+    Example:
+        >>> continuation_ids(model, "she was", " calm") == token_ids(model, " calm")
+        True
     """
     if not isinstance(prompt, str):
         ids = token_ids(model, continuation)
@@ -129,7 +163,7 @@ def continuation_ids(model: Hooked, prompt: Text, continuation: str) -> list[int
 def log_probs(
     model: Hooked,
     prompt: Text | SharedPrompt,
-    continuations: Sequence[str] | Sequence[Sequence[int]],
+    continuations: Text | Sequence[Text],
     per_token: bool = False,
 ) -> Float[Tensor, "row continuation"]:
     """Log-probability of each whole continuation after the prompt, in nats, for each row of the steering.
@@ -137,16 +171,16 @@ def log_probs(
     Args:
         continuations: texts, or token ids as they are.
         per_token: the mean over the continuation's tokens instead of their sum.
+
+    Raises:
+        ValueError: no prompt, or a continuation that is empty or no text, by number; more tokens than the context.
+
+    Example:
+        >>> el.log_probs(model, "she was", [" calm", " very angry"]).shape
+        torch.Size([1, 2])
     """
-    if isinstance(continuations, str) or not len(continuations):
-        raise ValueError(f"give a list of continuations, not {continuations!r}")
+    tokens = _continuations(model, prompt, continuations)
     shared = prompt if isinstance(prompt, SharedPrompt) else SharedPrompt(model, model.encode(prompt))
-    tokens = [
-        continuation_ids(model, prompt, one) if isinstance(one, str) else list(one)  # type: ignore[arg-type]
-        for one in continuations
-    ]
-    if not all(tokens):
-        raise ValueError(f"continuation {tokens.index([])} is empty: it has no log-probability")
     longest = len(shared.encoding.ids) + max(map(len, tokens))
     if longest > model.n_ctx:
         raise ValueError(
@@ -164,6 +198,28 @@ def log_probs(
     return torch.stack(out, dim=1)
 
 
+def _continuations(model: Hooked, prompt: Text | SharedPrompt, continuations: Text | Sequence[Text]) -> list[list[int]]:
+    """The token ids of each continuation."""
+    try:
+        given = gate(continuations)
+    except ValueError as error:
+        raise ValueError(f"give a list of continuations: {str(error).replace('text', 'continuation', 1)}") from error
+    if given.one:
+        raise ValueError(f"give a list of continuations, not {continuations!r}")
+    found = []
+    for number, one in enumerate(given.texts):
+        if is_chat(one):
+            raise ValueError(f"continuation {number} is a conversation: give the reply alone, as a str")
+        try:
+            ids = continuation_ids(model, prompt, one) if isinstance(one, str) else model.encode(one).ids if one else []
+        except ValueError as error:
+            raise ValueError(f"continuation {number}: {error}") from error
+        if not ids:
+            raise ValueError(f"continuation {number} is empty: it has no log-probability")
+        found.append(ids)
+    return found
+
+
 @torch.enable_grad()
 def gradients(
     model: Hooked, prompt: SharedPrompt, continuations: Sequence[Sequence[int]], layer: int
@@ -172,6 +228,12 @@ def gradients(
 
     What is added is the same at all of the continuation's tokens, as `steer(..., where="generation")` adds it. The
     product with any direction is the slope of the log-probability at strength 0: one backward pass for all directions.
+
+    Example:
+        >>> shared = SharedPrompt(model, model.encode("she was"), anywhere=True)
+        >>> value, slope = gradients(model, shared, [token_ids(model, " calm")], layer=2)
+        >>> value.shape, slope.shape
+        (torch.Size([1]), torch.Size([1, 32]))
     """
     model.require_one_row("gradients, which scores many continuations at once,")
     found, slope = torch.empty(len(continuations)), torch.empty(len(continuations), model.d_model)

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from emolens.models.encoding import Text
 from emolens.models.generation import write
 from emolens.models.hooked import Hooked
+from emolens.models.texts import Text
 
 
 class HookedModel(Hooked):
@@ -13,6 +13,10 @@ class HookedModel(Hooked):
 
     Make one with `el.load` or `HookedModel.from_hf`. `encode`, `batch`, `hooks`, `forward`, `logits` and
     `run_with_cache` come from `Hooked`.
+
+    Example:
+        >>> model
+        HookedModel(tiny-llama: 4 blocks, d_model 32, torch.float32, TransformerBridge)
     """
 
     def generate(
@@ -22,7 +26,7 @@ class HookedModel(Hooked):
         temperature: float = 0.8,
         top_p: float = 0.95,
         seed: int = 0,
-        stop: Sequence[str] = (),
+        stop: str | Sequence[str] = (),
     ) -> Any:
         """Continue one text (returns a string) or several in one batch (returns a list); new text only.
 
@@ -31,10 +35,19 @@ class HookedModel(Hooked):
 
         Args:
             temperature: 0 is greedy.
-            stop: strings at which the text ends; they are cut off. A conversation with a base model
+            stop: a string at which the text ends, or several; they are cut off. A conversation with a base model
                 also stops where the model begins to write the next "Human:" turn.
 
         Raises:
-            ValueError: an empty text, or one that leaves no room in the context for the new tokens.
+            ValueError: an empty text, or one that leaves no room in the context for the new tokens; a number out of
+                its range, an empty stop string.
+
+        Example:
+            >>> reply = model.generate("she ran", max_new_tokens=4, temperature=0)
+            >>> reply == model.generate(["she ran", "he was"], max_new_tokens=4, temperature=0)[0]
+            True
+            >>> model.generate("she ran", max_new_tokens=0)
+            Traceback (most recent call last):
+            ValueError: max_new_tokens is 0; it must be a whole number of at least 1
         """
         return write(self, texts, max_new_tokens, temperature, top_p, seed, stop)

@@ -102,11 +102,9 @@ def scatter(
     group: str | None = None,
     label: str | None = None,
     null: str = "",
-    xlabel: str = "",
-    ylabel: str = "",
-    title: str = "",
     labels: int = 12,
     ax: Axes | None = None,
+    **axes: str,
 ) -> Axes:
     """Two columns against each other, of the rows that have both.
 
@@ -114,6 +112,8 @@ def scatter(
         group: the column whose entries get a colour and a marker each.
         label: the column with names; those of the most extreme rows are written, where there is room.
         null: what the rows without `x` are; then 95 % of their `y` is drawn as a grey band.
+        labels: how many names at the most.
+        axes: `xlabel`, `ylabel` and `title`, as of `Axes.set`; the labels are the columns where they are not given.
 
     >>> scatter(pd.DataFrame({"valence": [1.0, 9.0], "r": [-0.5, 0.5]}), "valence", "r").get_xlabel()
     'valence'
@@ -130,7 +130,7 @@ def scatter(
     parts = parts_of(frame if group else frame.assign(_all="_"), group or "_all")
     for (name, part), colour, marker in parts:
         ax.plot(part[x], part[y], marker, color=colour, ms=5, alpha=0.8, mec="white", mew=0.4, label=plain(name))
-    ax.set(xlabel=xlabel or x, ylabel=ylabel or y, title=title)
+    ax.set(**{"xlabel": x, "ylabel": y} | axes)
     if label:
         _write(ax, frame, x, y, label, labels)
     if group:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,12 @@ BAR_RED, BAR_BLUE = "229,57,53", "66,133,244"  # bars hold no text, so they may 
 
 @runtime_checkable
 class Scored(Protocol):
-    """What a heat map needs of a `Readout`."""
+    """What a heat map needs of a `Readout`.
+
+    Example:
+        >>> isinstance(el.read(model, "she ran !", vectors), Scored)
+        True
+    """
 
     @property
     def scores(self) -> Any: ...  # [item emotion]
@@ -35,7 +41,12 @@ class Scored(Protocol):
 
 @dataclass(frozen=True, repr=False)
 class HTML:
-    """A piece of static HTML that a notebook displays and `save` writes as a page of its own."""
+    """A piece of static HTML that a notebook displays and `save` writes as a page of its own.
+
+    Example:
+        >>> HTML("<p>calm</p>", "a note").save("note.html").read_text(encoding="utf-8")[-26:]
+        '<p>calm</p></body></html>\\n'
+    """
 
     markup: str
     title: str = "emolens"
@@ -66,7 +77,9 @@ def heatmap(
     """Colour each token by its score: red up, blue down and underlined, scaled as in the paper.
 
     Args:
-        readout: a `Readout` of one text, or `(tokens, scores)` with scores [token] or [token emotion].
+        readout: a `Readout` of one text, or `(tokens, scores)` with scores [token] or [token emotion]. The tokens of
+            a readout that make up one character are shown as one, with their mean; a special token that is not in
+            the text, such as a BOS before it, is shown as ∅.
         emotions: the emotions to show, one block of text each; None shows the six with the highest mean.
             For `(tokens, scores)`, the names of the columns.
         title: a heading; the page's title too.
@@ -75,9 +88,17 @@ def heatmap(
 
     Raises:
         ValueError: several texts, lengths that do not match, an unknown emotion, a scale that is not positive.
+
+    Example:
+        >>> heatmap(el.read(model, "she ran !", vectors), "calm", title="who ran")
+        <HTML 'who ran'; .save(path) writes it as a page>
+        >>> ' ran</span>' in heatmap((["she", " ran"], [0.1, -0.2])).markup
+        True
     """
     tokens, scores, names, columns = shown(readout, emotions)
     scale, meaning = _checked_scale(scores, scale)
+    if not isinstance(readout, tuple):
+        tokens, scores = whole_characters(tokens, scores)
     blocks = []
     for index in columns:
         name = f"<b>{_escape(names[index])}</b>" if names[index] else ""
@@ -100,24 +121,32 @@ def conversation(
 
     Args:
         readout, emotions, title, scale: as for `heatmap`.
-        turns: `(role, start, end)`, tokens [start, end) in order, as `model.encode_chat(messages).turns`. The
+        turns: `(role, start, end)`, tokens [start, end), as `model.encode_chat(messages).turns`. The
             tokens of the chat template between them are shown small and grey.
 
     Raises:
         ValueError: what `heatmap` raises; turns that overlap or reach outside the text.
+
+    Example:
+        >>> chat = [{"role": "user", "content": "she ran !"}]
+        >>> conversation(el.read(model, [chat], vectors), ["calm", "afraid"], model.encode_chat(chat).turns)
+        <HTML 'emolens conversation'; .save(path) writes it as a page>
     """
     tokens, scores, names, columns = shown(readout, emotions)
     scale, meaning = _checked_scale(scores, scale)
     names, values = [names[index] for index in columns], scores[:, columns]
     parts, done = [], 0
-    for role, start, end in [*turns, ("", len(tokens), len(tokens))]:
+    in_order = sorted(turns, key=lambda turn: turn[1])  # a template may put a system message into a later turn
+    for role, start, end in [*in_order, ("", len(tokens), len(tokens))]:
         if not done <= start <= end <= len(tokens):
             raise ValueError(
                 f"turn {role!r} [{start}, {end}) overlaps the one before or is not within {len(tokens)} tokens"
             )
         for kind, begin, stop in (("", done, start), (role, start, end)):
             if begin < stop:
-                cells = _cells(tokens[begin:stop], values[begin:stop], names, scale, lines=bool(kind))
+                part = (tokens[begin:stop], values[begin:stop])
+                part = part if isinstance(readout, tuple) else whole_characters(*part)
+                cells = _cells(*part, names, scale, lines=bool(kind))
                 parts.append(f"<section><b>{_escape(kind)}</b>{cells}</section>" if kind else f"<aside>{cells}</aside>")
         done = end
     heading = f"<h4>{_escape(title)}</h4>" if title else ""
@@ -131,10 +160,44 @@ def conversation(
 
 
 def shown(readout: Any, emotions: str | Sequence[str] | None) -> tuple[list[str], np.ndarray, list[str], list[int]]:
-    """Tokens, scores [token emotion], the names of all columns, and which of the columns to show."""
+    """Tokens, scores [token emotion], the names of all columns, and which of the columns to show.
+
+    Example:
+        >>> tokens, scores, names, columns = shown(el.read(model, "she ran !", vectors), ["calm"])
+        >>> tokens, scores.shape, [names[column] for column in columns]
+        (['she', 'ran', '!'], (3, 6), ['calm'])
+    """
     tokens, scores, names = _unpack(readout, emotions)
     columns = list(range(len(names))) if isinstance(readout, tuple) else _chosen(scores, names, emotions)
     return tokens, scores, names, columns
+
+
+def whole_characters(labels: Sequence[str], scores: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """Tokens that make up one character as one, with the mean of their scores [token emotion].
+
+    An empty label goes on with the token before it, as in a `Readout`; so does one that begins with a combining mark,
+    with what joins emoji, or with a skin tone.
+
+    Example:
+        >>> whole_characters([" so", " 🥹", "", ""], np.array([[1.0], [2.0], [3.0], [7.0]]))
+        ([' so', ' 🥹'], array([[1.], [4.]]))
+    """
+    starts, before = [], ""
+    for place, label in enumerate(labels):
+        if place == 0 or not _goes_on(before, label):
+            starts.append(place)
+        before = label or before
+    ends = [*starts[1:], len(labels)]
+    means = np.stack([scores[start:end].mean(axis=0) for start, end in zip(starts, ends, strict=True)])
+    return ["".join(labels[start:end]) for start, end in zip(starts, ends, strict=True)], means
+
+
+def _goes_on(before: str, label: str) -> bool:
+    """Whether a label belongs to the character at the end of the one before."""
+    if not label:
+        return True
+    joins = unicodedata.category(label[0]) in ("Mn", "Mc", "Me") or label[0] == "\u200d" or "🏻" <= label[0] <= "🏿"
+    return bool(before.strip()) and (joins or before.endswith("\u200d"))
 
 
 def _checked_scale(scores: np.ndarray, scale: float | None) -> tuple[float, str]:
@@ -166,6 +229,12 @@ def _unpack(readout: Any, emotions: str | Sequence[str] | None) -> tuple[list[st
 
 
 def as_array(values: Any) -> np.ndarray:
+    """Numbers of any kind, a bfloat16 tensor among them, as an array of floats.
+
+    Example:
+        >>> as_array([1, 2])
+        array([1., 2.])
+    """
     if hasattr(values, "detach"):  # a tensor; numpy knows no bfloat16
         values = values.detach().float().cpu()
     return np.asarray(values, dtype=float)

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 
 from emolens.plots.style import MARKERS, NULL, SMALL, extents, free, new_axes, parts_of, plain, require
 
+NAME = "emotion"  # the column of the names
 RING = [(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)]  # sides of a point, best first
 REACH = (4, 11, 18, 26)  # points from a marker's middle to its name; a line joins them beyond the first
 LEADER: dict[str, Any] = {
@@ -34,7 +35,6 @@ def emotion_map(
     y: str = "y",
     colour: str | None = None,
     cluster: str | None = None,
-    label: str = "emotion",
     first: Sequence[str] = (),
     title: str = "Map of the emotions",
     ax: Axes | None = None,
@@ -44,7 +44,7 @@ def emotion_map(
     Names far from the middle find their room first. `interactive_map` shows every name on hovering.
 
     Args:
-        frame: a row for each emotion: the columns `x`, `y` and `label`, and those of `colour` and `cluster`.
+        frame: a row for each emotion: the columns `x`, `y` and `emotion`, and those of `colour` and `cluster`.
         colour: a column of numbers, drawn as colour; where the number is missing, a grey ring.
         cluster: a column of groups, drawn as markers, and without `colour` in colours too.
         first: names to find room for before all others.
@@ -57,7 +57,7 @@ def emotion_map(
     >>> emotion_map(frame, colour="valence").get_title()
     'Map of the emotions'
     """
-    places = _places(frame, x, y, label, colour, cluster)
+    places = _places(frame, x, y, NAME, colour, cluster)
     ax = ax or new_axes(11, 8)
     rated = None
     for part, name, marker, paint in _parts(frame, colour, cluster):
@@ -76,7 +76,7 @@ def emotion_map(
     ax.margins(0.06)
     ax.spines[["top", "right"]].set_visible(False)
     ax.set(xlabel=x, ylabel=y, title=title)
-    _name_points(ax, places, [str(name) for name in frame[label]], first)
+    _name_points(ax, places, [str(name) for name in frame[NAME]], first)
     return ax
 
 

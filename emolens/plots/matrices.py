@@ -83,7 +83,8 @@ def score_matrix(
         if scores.duplicated(["row", "column"]).any():
             raise ValueError("the table has two scores for the same row and column")
         scores = scores.pivot(index="row", columns="column", values="score").loc[rows, columns]
-    values, rows, columns = np.asarray(scores, dtype=float), list(rows or ()), list(columns or ())
+    values = np.asarray(scores, dtype=float)
+    rows, columns = (list(map(str, names or ())) for names in (rows, columns))
     _check(values, rows, columns)
     limit = float(np.abs(values).max()) or 1.0
     span = (-limit, limit) if lowest is None else (lowest, float(values.max()))
@@ -99,7 +100,7 @@ def score_matrix(
     return ax
 
 
-def _check(values: np.ndarray, rows: Sequence[str], columns: Sequence[str]) -> None:
+def _check(values: np.ndarray, rows: Sequence[Any], columns: Sequence[Any]) -> None:
     if values.shape != (len(rows), len(columns)) or not values.size:
         raise ValueError(
             f"{len(rows)} names of rows and {len(columns)} names of columns need a matrix of that size; "
@@ -111,8 +112,8 @@ def _check(values: np.ndarray, rows: Sequence[str], columns: Sequence[str]) -> N
 
 def _draw(
     values: np.ndarray,
-    rows: Sequence[str],
-    columns: Sequence[str],
+    rows: Sequence[Any],
+    columns: Sequence[Any],
     span: tuple[float, float],
     unit: str,
     ax: Axes | None,

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from functools import cache
 from itertools import cycle
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib import font_manager
+from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from emolens.plots.heatmap import shown
+from emolens.plots.heatmap import shown, whole_characters
 from emolens.plots.style import COLOURS, DASHES, MARKERS, NULL, SMALL, beside, extents, free, new_axes, plain
 
 MOST = 60  # tokens that fit side by side with their text
@@ -21,19 +25,27 @@ def token_scores(readout: Any, emotions: Sequence[str], ax: Axes | None = None) 
     """The scores of a short text's tokens, a row for each emotion: a heat map for where HTML is not shown.
 
     Args:
-        readout: a `Readout` of one text at "tokens", of at most 60 tokens.
+        readout: a `Readout` of one text at "tokens", of at most 60 tokens. Tokens that make up one character are
+            shown as one, with their mean.
 
     Raises:
         ValueError: more tokens, for which `heatmap` is made.
+
+    Example:
+        >>> ax = token_scores(el.read(model, "she ran !", vectors), ["calm", "afraid"])
+        >>> [tick.get_text() for tick in ax.get_xticklabels()]
+        ['she', 'ran', '!']
     """
     if len(readout) > MOST:
         raise ValueError(f"{len(readout)} tokens do not fit side by side (at most {MOST}); use plots.heatmap")
-    values = np.stack([np.asarray(readout[emotion]) for emotion in emotions])
-    ax = ax or new_axes(max(6.5, 0.2 * len(readout) + 2), 0.3 * len(emotions) + 1.8)
+    by_token = np.stack([np.asarray(readout[emotion]) for emotion in emotions], axis=1)
+    labels, means = whole_characters(readout.labels, by_token)
+    values = means.T
+    ax = ax or new_axes(max(6.5, 0.2 * len(labels) + 2), 0.3 * len(emotions) + 1.8)
     limit = float(np.abs(values).max())
     image = ax.imshow(values, cmap="cividis", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
     ax.figure.colorbar(image, ax=ax, pad=0.01).set_label("score")
-    _name_tokens(ax, readout.labels)
+    _name_tokens(ax, labels)
     ax.set_yticks(range(len(emotions)), emotions)
     ax.set_title(_read_how(readout))
     return ax
@@ -58,6 +70,11 @@ def token_curves(
 
     Raises:
         ValueError: several texts, an unknown emotion, a span outside the text, `smooth` below 1.
+
+    Example:
+        >>> ax = token_curves(el.read(model, "she ran !", vectors), ["calm", "afraid"], smooth=2)
+        >>> ax.get_ylabel()
+        'score, mean over 2 tokens'
     """
     if smooth < 1:
         raise ValueError(f"smooth={smooth}: a mean is over at least 1 token")
@@ -117,8 +134,52 @@ def _name_spans(ax: Axes, spans: Sequence[Span], height: float, side: str) -> No
 
 
 def _name_tokens(ax: Axes, labels: Sequence[str]) -> None:
-    said = [plain(label.strip()) or "␣" for label in labels]
+    """The tokens at the x axis: a blank one as ␣, one that only goes on with a character as nothing."""
+    said = [plain(label.strip()) or "␣" * bool(label) for label in labels]
     ax.set_xticks(range(len(said)), said, rotation=90, fontsize=SMALL)
+    if fonts := fonts_for("".join(said)):
+        for tick in ax.get_xticklabels():
+            tick.set_fontfamily(fonts)
+
+
+def fonts_for(text: str) -> list[str]:
+    """The font families that together have a text's glyphs, the figure's own first; none where that has them all.
+
+    Characters that no installed font has are named in a warning.
+
+    Example:
+        >>> fonts_for("she ran")
+        []
+    """
+    own = font_manager.findfont(font_manager.FontProperties())
+    missing = {ord(character) for character in text if character.isprintable() and not character.isspace()}
+    missing -= _glyphs(own)
+    if not missing:
+        return []
+    families = list(plt.rcParams["font.family"])
+    for font in sorted(font_manager.fontManager.ttflist, key=lambda font: (font.style != "normal", font.name)):
+        if font.name != "Last Resort" and missing & _glyphs(font.fname):
+            families.append(font.name)
+            missing -= _glyphs(font.fname)
+        if not missing:
+            break
+    if missing:
+        lacking = " ".join(chr(code) for code in sorted(missing))
+        warnings.warn(
+            f"no installed font has the glyphs of {lacking}: the figure shows boxes for them; install a font that has "
+            f"them (the Noto family has all) or use plots.heatmap, which the browser draws",
+            stacklevel=2,
+        )
+    return families
+
+
+@cache
+def _glyphs(path: str) -> frozenset[int]:
+    """The code points that a font file has."""
+    try:
+        return frozenset(font_manager.get_font(path).get_charmap())
+    except (OSError, RuntimeError):  # a font that matplotlib can't open has none for it
+        return frozenset()
 
 
 def _read_how(readout: Any) -> str:

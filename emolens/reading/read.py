@@ -10,26 +10,45 @@ from jaxtyping import Float
 from torch import Tensor
 
 from emolens.errors import did_you_mean
-from emolens.models.batching import plan
-from emolens.models.encoding import Encoding, Text
+from emolens.models.batching import plan, whole
 from emolens.models.model import HookedModel
-from emolens.vectors.derive import READ_FROM_RANK
+from emolens.models.texts import Encoding, Text
+from emolens.vectors.derive import document_start
 from emolens.vectors.emotion_vectors import EmotionVectors, check_method, unit
 
 PLACES = ("tokens", "last", "turn", "document")
 CENTRES = ("stories", "neutral", "set")
-SHORT = 20  # texts with fewer tokens are read from rank 1: all but the first token, an attention sink
 
 
 @dataclass(frozen=True)
 class Readout:
-    """Scores of every item (token, turn or document) on every emotion, and where each item stands."""
+    """Scores of every item (token, turn or document) on every emotion, and where each item stands.
+
+    Attributes:
+        labels: of tokens, the characters that each holds, which together are the text again, without what the
+            tokenizer drops. A character made of
+            several tokens stands at the first of them and the others have ""; so has a special token that is not in
+            the text, such as a BOS that the tokenizer puts before it. Of turns the role, of documents the beginning.
+        text_index: the number of the text that each item belongs to.
+        spans: tokens [start, end) of the item in its text.
+
+    Example:
+        >>> readout = el.read(model, ["she ran !", "he was calm ."], vectors)
+        >>> len(readout), readout.labels[:3], readout.text_index
+        (7, ('she', 'ran', '!'), (0, 0, 0, 1, 1, 1, 1))
+        >>> readout["calm"].shape
+        torch.Size([7])
+        >>> readout.of_text(1).labels
+        ('he', 'was', 'calm', '.')
+        >>> [len(best) for best in readout.top(2)], readout.frame().shape
+        ([2, 2], (7, 8))
+    """
 
     scores: Float[Tensor, "item emotion"]
     emotions: tuple[str, ...]
-    labels: tuple[str, ...]  # the token's text, the turn's role, or how the document begins
+    labels: tuple[str, ...]
     text_index: tuple[int, ...]
-    spans: tuple[tuple[int, int], ...]  # tokens [start, end) of the item in its text
+    spans: tuple[tuple[int, int], ...]
     layer: int
     method: str
     centre: str
@@ -61,7 +80,12 @@ class Readout:
         )
 
     def top(self, k: int = 5) -> Any:
-        """The k emotions of highest mean score over a text's items; a list of such lists for several texts."""
+        """The k emotions of highest mean score over a text's items; a list of such lists for several texts.
+
+        Raises:
+            ValueError: a k below 1.
+        """
+        whole("k", k)
         out = []
         for index in sorted(set(self.text_index)):
             mean = self.of_text(index).scores.mean(dim=0)
@@ -85,6 +109,13 @@ def score(
     """Cosines of centred activations with the emotion vectors of one layer (law: both sides centred).
 
     With `whitened`, the cosine after both are whitened by the noise of the stories.
+
+    Example:
+        >>> centre = shipped.at(20).centre_stories[0]
+        >>> x = centre + 10 * shipped.vectors(20)[[shipped.emotions.index("calm")]]  # a text that is calm alone
+        >>> scores = score(x, shipped, 20)
+        >>> shipped.emotions[int(scores.argmax())], round(float(scores.max()), 2)
+        ('calm', 1.0)
     """
     if isinstance(centre, str):
         at = vectors.at(layer)
@@ -107,13 +138,18 @@ def _items(encoding: Encoding, at: str, number: int) -> list[tuple[int, int, str
             raise ValueError(f"text {number} is no conversation, so it has no turns; read it at 'tokens' or 'document'")
         return [(turn.start, turn.end, turn.role) for turn in turns]
     if turns:
-        return [(turns[0].start, turns[-1].end, "")]
+        return [(min(turn.start for turn in turns), max(turn.end for turn in turns), "")]
     return [(document_start(n), n, "")]
 
 
-def document_start(tokens: int) -> int:
-    """The rank from which a text of so many tokens is averaged as a document."""
-    return READ_FROM_RANK if tokens >= SHORT else min(1, tokens - 1)
+def _labels(model: HookedModel, encoding: Encoding, spans: Sequence[tuple[int, int, str]], at: str) -> list[str]:
+    """What the items of one text are called."""
+    if at == "tokens":
+        return model.token_strings(encoding)
+    if at == "last":  # the last character, though it be made of several tokens
+        return [next((label for label in reversed(model.token_strings(encoding)) if label), "")]
+    begins = "" if at == "turn" else model.tokenizer.decode(encoding.ids[:12]).rstrip("\ufffd")
+    return [name or begins for _, _, name in spans]
 
 
 def read(
@@ -137,7 +173,13 @@ def read(
         centre: "stories" or "neutral", both stored in the vectors, or "set", the mean of the items read here.
 
     Raises:
-        ValueError: vectors of another model, an unknown place, method, centre or layer, an empty text.
+        ValueError: vectors of another model, an unknown place, method, centre or layer; what is no text, and a text
+            that is empty or does not fit, by its number (see `emolens.models.texts.gate`).
+
+    Example:
+        >>> readout = el.read(model, "so she was calm .", vectors, at="document")
+        >>> readout.scores.shape, readout.spans
+        (torch.Size([1, 6]), ((1, 5),))
     """
     for name, value, known in (("at", at, PLACES), ("centre", centre, CENTRES)):
         if value not in known:
@@ -147,8 +189,6 @@ def read(
     layer = vectors.default_layer if layer is None else model.check_layer(layer)
     vectors = vectors.at(layer)
     encoded = model.encode_all(texts)
-    if not encoded:
-        raise ValueError("no text to read")
     items = [_items(encoding, at, number) for number, encoding in enumerate(encoded)]
     places = [[(start, end) for start, end, _ in spans] for spans in items]
     fixed: Any = centre
@@ -160,12 +200,9 @@ def read(
         return score(x, vectors, layer, method, fixed)
 
     (scores,) = _collect(model, encoded, places, [layer], token_budget, project)
-    labels: list[str] = []
-    for encoding, spans in zip(encoded, items, strict=True):
-        if at in ("tokens", "last"):
-            labels += model.token_strings([encoding.ids[start] for start, _, _ in spans])
-        else:
-            labels += [name or model.tokenizer.decode(encoding.ids[:12]) for _, _, name in spans]
+    labels = [
+        label for encoding, spans in zip(encoded, items, strict=True) for label in _labels(model, encoding, spans, at)
+    ]
     index = tuple(number for number, spans in enumerate(items) for _ in spans)
     where = tuple(place for spans in places for place in spans)
     return Readout(scores, vectors.emotions, tuple(labels), index, where, layer, method, centre, at)
@@ -185,9 +222,18 @@ def activations(
         at: as in `read`, or for each text the token spans [start, end) that are averaged, each an item.
 
     Raises:
-        ValueError: an unknown place, a layer out of range, an empty text, a span outside its text.
+        ValueError: an unknown place, a layer out of range, no layer, what is no text, an empty one, a span outside
+            its text, spans of fewer or more texts.
+
+    Example:
+        >>> el.activations(model, ["she ran !", "he was calm ."], layers=[1, 2]).shape
+        torch.Size([2, 2, 32])
+        >>> el.activations(model, "he was calm .", [2], at=[[(0, 2), (2, 4)]]).shape
+        torch.Size([1, 2, 32])
     """
     layers = range(model.n_layers) if layers is None else [model.check_layer(layer) for layer in layers]
+    if not layers:
+        raise ValueError("no layer was given: the list of layers is empty")
     encoded = model.encode_all(texts)
     if isinstance(at, str):
         if at not in PLACES:
@@ -195,6 +241,8 @@ def activations(
         places = [[item[:2] for item in _items(encoding, at, number)] for number, encoding in enumerate(encoded)]
     else:
         places = [list(spans) for spans in at]
+        if len(places) != len(encoded):
+            raise ValueError(f"spans are given for {len(places)} texts, but there are {len(encoded)}")
         for number, (encoding, spans) in enumerate(zip(encoded, places, strict=True)):
             for start, end in spans:
                 if not 0 <= start < end <= len(encoding.ids):

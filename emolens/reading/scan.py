@@ -15,7 +15,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from emolens.errors import did_you_mean
-from emolens.models.batching import pad, plan, ranks
+from emolens.models.batching import pad, plan, ranks, whole
+from emolens.models.encoding import Tokens, tokens_of
 from emolens.models.model import HookedModel
 from emolens.reading.document_stream import Piece, Source, Window, split
 from emolens.reading.document_stream import documents as documents
@@ -120,17 +121,32 @@ def _score(
     return scores, where
 
 
+def _tokens(model: HookedModel, window: Window) -> list[Tokens]:
+    """The tokens of each document of a window; an error says which document it was."""
+    try:
+        tokens = tokens_of(model.tokenizer, window.texts)
+    except ValueError as error:
+        row, _, why = str(error).removeprefix("text ").partition(": ")
+        raise ValueError(f"document {window.numbers[int(row)]}: {why}" if row.isdigit() else str(error)) from error
+    for number, part in zip(window.numbers, tokens, strict=True):
+        try:
+            model.check_ids(part.ids)
+        except ValueError as error:
+            raise ValueError(f"document {number}: {error}") from error
+    return tokens
+
+
 def _add(done: Scan, window: Window, model: HookedModel, project: _Projector, advance: Any) -> Scan:
     """`done` with the documents of one more window; it stays as it is, should this be interrupted."""
     options, bos = done.settings, model.tokenizer.bos_token_id
     pieces: list[Piece] = []
     skipped, hits, lengths = window.skipped, done.hits, []
     if window.texts:
-        encoded = model.tokenizer(window.texts, add_special_tokens=True, return_attention_mask=False, verbose=False)
-        lengths = [len(ids) for ids in encoded.input_ids]
-        for row, ids in enumerate(encoded.input_ids):
-            if len(ids) > 1:
-                pieces += split(row, ids, options["context"], options["overlap"], bos)
+        tokens = _tokens(model, window)
+        lengths = [len(part.ids) for part in tokens]
+        for row, part in enumerate(tokens):
+            if len(part.ids) > 1:
+                pieces += split(row, part.ids, options["context"], options["overlap"], bos)
             else:
                 skipped += 1
     if pieces:
@@ -141,7 +157,7 @@ def _add(done: Scan, window: Window, model: HookedModel, project: _Projector, ad
                 log.warning("document %d is skipped: its activations are no finite numbers", window.numbers[row])
                 skipped += 1
         scores[~whole] = -torch.inf
-        hits = merge(hits, scores, where, window, encoded, options["k"])
+        hits = merge(hits, scores, where, window, tokens, options["k"])
     return replace(
         done,
         hits=hits,
@@ -176,7 +192,8 @@ def scan(
 
     Args:
         documents: any iterable, or a Path (see `emolens.reading.document_stream.documents`). An item is a string, UTF-8
-            bytes, a mapping with "text" and perhaps "name" (a row of a streamed data set), or a Path.
+            bytes, a conversation, token ids, a mapping with "text" and perhaps "name" (a row of a streamed data set),
+            or a Path.
         layer, method, centre: as in `read`; the centre "set" would need all documents at once.
         at: "tokens", or "document" for the mean over a document from rank 10 (or 1) on.
         path: file that keeps what is done, written every half minute and when the scan ends or is
@@ -188,11 +205,16 @@ def scan(
 
     Raises:
         ValueError: vectors of another model; an unknown place, method, centre or layer; an item that is no
-            text; a state of another model, of other settings or of other documents, named.
+            text, by its number; a state of another model, of other settings or of other documents, named.
+
+    Example:
+        >>> found = el.scan(model, vectors, ["she ran !", "he was very calm ."], k=1, progress=False)
+        >>> found
+        Scan(2 documents, 0 of them split and 0 skipped; 8 tokens in 0 s; 6 emotions)
     """
     vectors.check_model(model)
     layer = vectors.default_layer if layer is None else model.check_layer(layer)
-    context = min(model.n_ctx, context or model.n_ctx)
+    context = min(model.n_ctx, model.n_ctx if context is None else context)
     options: dict[str, Any] = {"layer": layer, "method": check_method(method), "centre": centre, "at": at, "k": k}
     options |= {"context": context, "overlap": overlap, "token_budget": token_budget}
     _check(options)
@@ -226,8 +248,10 @@ def _check(options: dict[str, Any]) -> None:
     for name, known in (("at", PLACES), ("centre", CENTRES)):
         if (value := options[name]) not in known:
             raise ValueError(f"{name}={value!r} is none of {', '.join(known)}{did_you_mean(str(value), known)}")
-    if options["k"] < 1:
+    if isinstance(options["k"], bool) or options["k"] < 1:
         raise ValueError(f"k={options['k']}: at least one passage for each emotion")
+    for name in ("token_budget", "context", "overlap"):
+        whole(name, options[name])
     if not READ_FROM_RANK <= options["overlap"] <= options["context"] - 2:
         raise ValueError(
             f"overlap={options['overlap']} does not go with a context of {options['context']} tokens: at least "

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from emolens.errors import did_you_mean
 from emolens.files import write_atomic
+from emolens.models.encoding import Tokens
 from emolens.reading.document_stream import Window
 
 BEFORE, AFTER = 30, 15  # tokens of a passage around its best one
@@ -22,7 +23,13 @@ FORMAT = "emolens-scan-1"
 
 @dataclass(frozen=True)
 class Hit:
-    """A passage that scores high on an emotion."""
+    """A passage that scores high on an emotion.
+
+    Example:
+        >>> hit = Hit(0.4, document=0, name=None, text="so very calm now", span=(8, 12), rank=2)
+        >>> hit.marked()
+        'so very [calm] now'
+    """
 
     score: float
     document: int  # its place in what was scanned, from 0, those skipped counted
@@ -50,6 +57,13 @@ class Scan:
         skipped: documents that are empty, hold nothing after the first token, or are not UTF-8.
         seconds: of work, over all runs.
         digest: SHA-256 over the documents.
+
+    Example:
+        >>> found = el.scan(model, vectors, ["she ran !", "he was very calm ."], k=1, progress=False)
+        >>> [hit.document for hit in found.top("calm")], found.frame().shape, found.documents
+        ([...], (6, 8), 2)
+        >>> Scan.load(found.save("scan.json")) == found
+        True
     """
 
     settings: dict[str, Any]
@@ -102,20 +116,20 @@ class Scan:
             raise ValueError(f"{path} holds no scan, or a damaged one ({error}); delete it to start again") from error
 
 
-def _passage(text: str, encoded: Any, row: int, rank: int) -> tuple[str, tuple[int, int]]:
+def _passage(tokens: Tokens, rank: int) -> tuple[str, tuple[int, int]]:
     """The text around a token, or with rank -1 at the beginning, and the characters of the token in it."""
-    n = len(encoded.input_ids[row])
+    n = len(tokens.ids)
     around = range(max(0, rank - BEFORE), min(n, (rank if rank >= 0 else BEFORE) + AFTER + 1))
 
-    def first_of(tokens: Iterable[int]) -> Any:
-        return next((span for token in tokens if (span := encoded.token_to_chars(row, token))), None)  # None: special
+    def first_of(places: Iterable[int]) -> tuple[int, int] | None:
+        return next((span for place in places if (span := tokens.characters(place))), None)  # None: special
 
     first, last = first_of(around), first_of(reversed(around))
-    start, end = (first.start, last.end) if first else (0, 0)
-    best = encoded.token_to_chars(row, rank) if rank >= 0 else None
+    start, end = (first[0], last[1]) if first and last else (0, 0)
+    best = tokens.characters(rank) if rank >= 0 else None
     if best:
-        return text[start:end], (best.start - start, best.end - start)
-    return text[start:end], (0 if rank < 0 else end - start, end - start)
+        return tokens.text[start:end], (best[0] - start, best[1] - start)
+    return tokens.text[start:end], (0 if rank < 0 else end - start, end - start)
 
 
 def merge(
@@ -123,10 +137,18 @@ def merge(
     scores: Float[Tensor, "document emotion"],
     where: Int[Tensor, "document emotion"],
     window: Window,
-    encoded: Any,
+    tokens: Sequence[Tokens],
     k: int,
 ) -> dict[str, tuple[Hit, ...]]:
-    """The best k of each emotion; among equals the first document."""
+    """The best k of each emotion; among equals the first document.
+
+    Example:
+        >>> from emolens.models.encoding import tokens_of
+        >>> window = Window(taken=1, numbers=[7], names=[None], texts=["she ran !"])
+        >>> tokens = tokens_of(model.tokenizer, window.texts)
+        >>> merge({"calm": ()}, torch.tensor([[0.5]]), torch.tensor([[1]]), window, tokens, k=3)["calm"][0].marked()
+        'she [ran] !'
+    """
     best = scores.sort(dim=0, descending=True, stable=True)
     values, rows = best.values[:k].T.tolist(), best.indices[:k].T.tolist()
     out = {}
@@ -137,7 +159,7 @@ def merge(
             if not value > floor:
                 break
             rank = int(where[row, column])
-            passage, span = _passage(window.texts[row], encoded, row, rank)
+            passage, span = _passage(tokens[row], rank)
             new.append(Hit(value, window.numbers[row], window.names[row], passage, span, rank if rank >= 0 else None))
         out[emotion] = tuple(sorted([*old, *new], key=lambda hit: (-hit.score, hit.document))[:k]) if new else old
     return out

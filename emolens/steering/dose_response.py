@@ -9,8 +9,8 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from emolens.models.encoding import Text
 from emolens.models.model import HookedModel
+from emolens.models.texts import Text
 from emolens.results import StudyResult
 from emolens.stats import Contrast, Verdict, contrast, finite, null_columns
 from emolens.steering.measures import Measure, coherence

@@ -10,11 +10,12 @@ from torch import Tensor
 
 import emolens.corpus as texts
 from emolens.errors import whole_number
-from emolens.models.encoding import Text, is_chat
 from emolens.models.hooked import Layer
 from emolens.models.log_probs import log_probs, token_ids
 from emolens.models.model import HookedModel
-from emolens.reading.read import document_start, score
+from emolens.models.texts import Text, is_chat
+from emolens.reading.read import score
+from emolens.vectors.derive import document_start
 from emolens.vectors.emotion_vectors import EmotionVectors
 
 Measure = Callable[[HookedModel, Any], Float[Tensor, "row"]]

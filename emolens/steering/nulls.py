@@ -13,9 +13,9 @@ from emolens.corpus.stories import Corpus
 from emolens.models.model import HookedModel
 from emolens.stats import BY_RANK, LEVEL, Verdict, family_p, null_columns, outside_draws
 from emolens.steering.steer import default_layer
+from emolens.vectors.derive import pool_stories
 from emolens.vectors.direction import Direction, unit
 from emolens.vectors.emotion_vectors import EmotionVectors
-from emolens.vectors.pooling import RULES, pool
 from emolens.vectors.refit import refit, stories_of
 
 FEWEST = 10  # draws of each kind, below which nothing is said of where one more would lie
@@ -154,8 +154,8 @@ def shuffled(
     >>> null.emotions == vectors.emotions, bool((null["calm", 2] - vectors["calm", 2]).norm() > 0.1)
     (True, True)
     """
-    corpus = stories_of(vectors) if corpus is None else corpus
-    options.setdefault("pooled", pool(model, corpus.texts, rules=RULES, progress=False))
+    corpus = stories_of(vectors, corpus)
+    options.setdefault("pooled", pool_stories(model, corpus, progress=False))
     groups: dict[tuple[str, str], list[int]] = {}
     for number, story in enumerate(corpus):
         groups.setdefault((story.register, story.topic), []).append(number)

@@ -11,9 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from emolens.errors import did_you_mean
-from emolens.models.encoding import Text
 from emolens.models.hooked import Columns, Layer, Layers
 from emolens.models.model import HookedModel
+from emolens.models.texts import Text
 from emolens.steering.measures import Measure
 from emolens.steering.steer import in_one_thread
 from emolens.vectors.direction import Direction, check_finite, check_stamp, unit
@@ -177,7 +177,7 @@ def patch(
     ids, _ = _pair(model, source, target)
     whole = _changes(model, measures, source, target)
     cache = model.run_with_cache([ids], chosen, [SITES[site]])
-    tokens, rows = model.token_strings(model.encode(target).ids), []
+    tokens, rows = model.token_strings(model.encode(target)), []
     for layer in chosen:
         x = cache[model.hook_name(layer, SITES[site])][0]
         places = [(None, h) for h in range(x.shape[1])] if site == "head" else [(p, None) for p in range(len(ids))]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from emolens.errors import did_you_mean, finite_number
 from emolens.models.batching import Pass, per_text
-from emolens.models.encoding import PLAIN_ROLES
+from emolens.models.conversations import PLAIN_ROLES
 from emolens.models.hooked import Columns, HookFn, Layers
 from emolens.models.model import HookedModel
 from emolens.vectors.direction import Direction, check_finite, check_stamp, position_of, unit

@@ -9,9 +9,9 @@ import torch
 
 import emolens.corpus as texts
 from emolens.models.embedded import known_models
-from emolens.models.encoding import Message
 from emolens.models.loading import load
 from emolens.models.model import HookedModel
+from emolens.models.texts import Message
 from emolens.stats import Verdict, bootstrap_mean, p_text, sign_flip_p
 from emolens.vectors.derive import derive
 from emolens.vectors.emotion_vectors import EmotionVectors

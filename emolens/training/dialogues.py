@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from emolens.models.batching import pad, plan
-from emolens.models.encoding import Message, is_chat
 from emolens.models.model import HookedModel
+from emolens.models.texts import Message, is_chat
 
 Dialogue = Mapping[str, str] | Sequence[Message]  # {"user": ..., "assistant": ...}, or messages
 
@@ -38,7 +38,7 @@ def examples(base: HookedModel, dialogues: Sequence[Dialogue]) -> list[Example]:
         messages = messages_of(dialogue)
         if not is_chat(messages) or not any(m.get("role") == "assistant" and m.get("content") for m in messages):
             raise ValueError(f"dialogue {number} has no assistant turn (the first is 0), so there is nothing to learn")
-        ids, turns = base.encode_chat(messages)
+        ids, turns, _ = base.encode_chat(messages)
         spans = [(turn.start, turn.end) for turn in turns if turn.role == "assistant"]
         if messages[-1]["role"] == "assistant" and base.tokenizer.eos_token_id is not None:
             ids = [*ids[: spans[-1][1]], base.tokenizer.eos_token_id]

@@ -5,8 +5,9 @@ from collections.abc import Iterator, Sequence
 
 import emolens.corpus as texts
 from emolens.files import data_path
-from emolens.models.encoding import PLAIN_ROLES, Message
+from emolens.models.conversations import PLAIN_ROLES
 from emolens.models.model import HookedModel
+from emolens.models.texts import Message
 from emolens.training.adapters import Posttrained
 from emolens.training.posttrain import Recipe, posttrain
 from emolens.vectors.emotion_vectors import packaged_vectors

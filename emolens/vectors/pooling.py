@@ -5,7 +5,9 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
+from types import CodeType, FunctionType, ModuleType
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -16,18 +18,149 @@ from safetensors.torch import save
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from emolens.errors import did_you_mean
 from emolens.files import cache_dir, write_atomic
 from emolens.models.batching import Batch, pad, plan, ranks
-from emolens.models.encoding import Text
 from emolens.models.model import HookedModel
+from emolens.models.texts import Text
 
 log = logging.getLogger(__name__)
 
-Rule = int | str  # mean over the tokens from this rank on, or "last": the last token alone
+# The mean over the tokens from this rank on; "last", the last token alone; "mean", over all tokens (the same as 0);
+# or a function of the ranks [batch pos], -1 in the padding, that gives the weight of each token [batch pos].
+Rule = int | str | Callable[[Tensor], Tensor]
 RULES: tuple[Rule, ...] = (0, 10, 20, 50)
+NAMED = ("last", "mean")
 NORM_FROM_RANK = 10  # the first tokens, an attention sink above all, would dominate a mean norm
 SHARD_TEXTS = 128
 RECIPE = 1  # part of every cache key; raise it when the numbers that pooling gives change
+STABLE = {"einops", "math", "numpy", "torch"}  # modules that a pooling function may use and still be kept in a cache
+
+
+def check_rule(rule: Any) -> Rule:
+    """The pooling rule that is meant.
+
+    Raises:
+        TypeError: neither a rank, nor a name, nor a function.
+        ValueError: a negative rank or an unknown name.
+
+    >>> check_rule(10), check_rule("last"), check_rule("mean")
+    (10, 'last', 0)
+    >>> check_rule("lats")
+    Traceback (most recent call last):
+    ValueError: no pooling rule 'lats' (did you mean last?): give a rank such as 10, one of last, mean, or a function...
+    """
+    meant = "give a rank such as 10, one of last, mean, or a function of the ranks that gives weights"
+    if isinstance(rule, str):
+        if rule not in NAMED:
+            raise ValueError(f"no pooling rule {rule!r}{did_you_mean(rule, NAMED)}: {meant}")
+        return 0 if rule == "mean" else rule
+    if _is_whole_number(rule):
+        if rule < 0:
+            raise ValueError(f"the pooling rule {rule} is a negative rank: {meant}")
+        return int(rule)
+    if not callable(rule):
+        raise TypeError(f"{rule!r} is no pooling rule: {meant}")
+    return rule
+
+
+def _is_whole_number(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def rule_name(rule: Rule) -> str:
+    """A rule in words: a rank, "last", or the name of a function.
+
+    >>> rule_name(10), rule_name("last"), rule_name(lambda ranks: ranks > 3)
+    ('10', 'last', '<lambda>')
+    """
+    return str(getattr(rule, "__qualname__", None) or type(rule).__name__) if callable(rule) else str(rule)
+
+
+def rule_key(rule: Rule) -> int | str | None:
+    """What stands for a rule in the key of a cache; None for a function whose numbers depend on more than its code.
+
+    Such are functions with a closure, default values or global names other than modules, and callable objects.
+
+    >>> rule_key(10), rule_key(lambda ranks: ranks > 3) == rule_key(lambda ranks: ranks > 3)
+    (10, True)
+    >>> first = 3
+    >>> rule_key(lambda ranks: ranks > first) is None
+    True
+    """
+    if not callable(rule):
+        return rule
+    if not isinstance(rule, FunctionType) or rule.__closure__ or rule.__defaults__ or rule.__kwdefaults__:
+        return None
+    codes = list(_codes(rule.__code__))
+    used = [rule.__globals__[name] for one in codes for name in one.co_names if name in rule.__globals__]
+    if not all(isinstance(value, ModuleType) and value.__name__.partition(".")[0] in STABLE for value in used):
+        return None
+    plain = [[c for c in one.co_consts if not isinstance(c, CodeType)] for one in codes]
+    program = [(one.co_code.hex(), one.co_names, repr(c)) for one, c in zip(codes, plain, strict=True)]
+    return f"{rule_name(rule)} {hashlib.sha256(json.dumps(program).encode()).hexdigest()[:16]}"
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    """The code of a function and of those inside it."""
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _codes(constant)
+
+
+def _entries(rules: Sequence[Rule]) -> list[str]:
+    """The name of each rule's tensor in a shard; functions may share a name, so they go by their place."""
+    return [f"mean.{place}:{rule_name(rule)}" if callable(rule) else f"mean.{rule}" for place, rule in enumerate(rules)]
+
+
+@dataclass
+class _Shard:
+    """A shard on disk. It is hashed when it is opened, and again when the file is no longer the one that was hashed."""
+
+    path: Path
+    key: str
+    rows: list[int]  # the texts it must hold; once it is whole, in the order of the file
+    shapes: dict[str, tuple[int, int, int]]  # of its means
+    seen: tuple[int, ...] = ()
+
+    def is_whole(self) -> bool:
+        """Whether it can be used: readable, of this key, with the right checksum, texts and shapes."""
+        try:
+            seen = self._state()
+            with safe_open(self.path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                held = {name: file.get_tensor(name) for name in sorted(file.keys())}
+        except (OSError, SafetensorError):
+            return False
+        shapes = {name: tuple(tensor.shape) for name, tensor in held.items() if name.startswith("mean.")}
+        if (metadata.get("key"), metadata.get("sha256"), shapes) != (self.key, _checksum(held), self.shapes):
+            return False
+        rows = held["rows"].tolist()
+        if sorted(rows) != sorted(self.rows):
+            return False
+        self.rows, self.seen = rows, seen
+        return True
+
+    def layer(self, entry: str, row: int) -> Tensor:
+        """One layer of one rule. Raises ValueError where the file was damaged or exchanged since it was opened."""
+        rows = list(self.rows)
+        if self._state() != self.seen and not (self.is_whole() and self.rows == rows):
+            raise ValueError(f"{self.path} was changed while it was in use: pool the texts again")
+        with safe_open(self.path, framework="pt") as file:
+            return file.get_slice(entry)[row]
+
+    def write(self, tensors: dict[str, Tensor]) -> None:
+        write_atomic(self.path, save(tensors, metadata={"key": self.key, "sha256": _checksum(tensors)}))
+        self.rows, self.seen = tensors["rows"].tolist(), self._state()
+
+    def _state(self) -> tuple[int, ...]:
+        stat = self.path.stat()
+        return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+def _checksum(shard: dict[str, Tensor]) -> str:
+    return hashlib.sha256(b"".join(shard[name].numpy().tobytes() for name in sorted(shard))).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -35,7 +168,14 @@ class PooledActivations:
     """Mean block outputs of each text, for every layer and pooling rule.
 
     `means(rule, layer)` reads `text d_model` from the shards (safetensors files, or memory). A text
-    without a token for a rule holds NaN there.
+    without a token for a rule holds NaN there; an activation that is not finite was refused before.
+
+    Raises:
+        ValueError: parts whose texts are not each text once.
+
+    >>> pooled = el.pool(model, ["she ran .", "he was calm and cold ."], rules=[0, "last"], progress=False)
+    >>> pooled.means("last", 3).shape, pooled.counts.tolist()
+    (torch.Size([2, 32]), [3, 6])
     """
 
     layers: tuple[int, ...]
@@ -45,20 +185,26 @@ class PooledActivations:
     parts: tuple[tuple[list[int], Any], ...]  # (text indices, shard on disk or its tensors)
     stamp: dict[str, Any]
 
+    def __post_init__(self) -> None:
+        held = sorted(row for rows, _ in self.parts for row in rows)
+        if held != list(range(len(self.counts))):
+            raise ValueError(f"the shards hold {len(held)} texts, not each of {len(self.counts)} texts once")
+
     def means(self, rule: Rule, layer: int) -> Float[Tensor, "text d_model"]:
-        """Mean output of block `layer` for every text, over the tokens that `rule` names, in float32."""
+        """Mean output of block `layer` for every text, over the tokens that `rule` names, in float32.
+
+        Raises:
+            ValueError: a rule or layer that was not pooled, or a shard that was changed since.
+        """
+        rule = check_rule(rule)
         if rule not in self.rules or layer not in self.layers:
             raise ValueError(
-                f"rule {rule!r} at layer {layer} was not pooled; there are rules {list(self.rules)} at layers "
-                f"{self.layers[0]} to {self.layers[-1]}"
+                f"rule {rule_name(rule)} at layer {layer} was not pooled; there are rules "
+                f"{', '.join(map(rule_name, self.rules))} at layers {self.layers[0]} to {self.layers[-1]}"
             )
-        row, out = self.layers.index(layer), None
+        row, entry, out = self.layers.index(layer), _entries(self.rules)[self.rules.index(rule)], None
         for indices, part in self.parts:
-            if isinstance(part, Path):
-                with safe_open(part, framework="pt") as shard:
-                    values = shard.get_slice(f"mean.{rule}")[row]
-            else:
-                values = part[f"mean.{rule}"][row]
+            values = part.layer(entry, row) if isinstance(part, _Shard) else part[entry][row]
             out = torch.empty(len(self.counts), values.shape[-1]) if out is None else out
             out[indices] = values
         assert out is not None
@@ -66,12 +212,35 @@ class PooledActivations:
 
 
 def pooling_weights(batch: Batch, rules: Sequence[Rule]) -> Float[Tensor, "batch rule pos"]:
-    """Weights that average each text's tokens under each rule; all zero where a text is too short for it."""
+    """Weights that average each text's tokens under each rule; all zero where a text is too short for it.
+
+    Raises:
+        ValueError: a function whose weights have another shape, are negative or not finite.
+
+    >>> pooling_weights(model.to_tokens("she ran ."), [1, "last", lambda ranks: ranks == 0]).tolist()
+    [[[0.0, 0.5, 0.5], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]]
+    """
     rank = ranks(batch.mask)
-    last = rank.amax(dim=1, keepdim=True)
-    chosen = torch.stack([(rank == last) if rule == "last" else (rank >= int(rule)) for rule in rules], dim=1)
-    chosen = (chosen & batch.mask[:, None]).float()
-    return chosen / chosen.sum(dim=-1, keepdim=True).clamp(min=1)
+    weights = torch.stack([_weights(rule, rank) for rule in rules], dim=1)
+    total = weights.sum(dim=-1, keepdim=True)
+    return weights / torch.where(total > 0, total, 1)
+
+
+def _weights(rule: Rule, rank: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos"]:
+    """What each token counts under a rule, before the weights of a text are made to add up to 1."""
+    if not callable(rule):
+        return ((rank == rank.amax(dim=1, keepdim=True)) if rule == "last" else (rank >= int(rule))).float()
+    given: Any = rule(rank.clone())
+    if not isinstance(given, Tensor) or given.shape != rank.shape:
+        shape = list(given.shape) if isinstance(given, Tensor) else type(given).__name__
+        raise ValueError(
+            f"the pooling rule {rule_name(rule)} gave {shape} for ranks of shape {list(rank.shape)}: give a weight "
+            f"for each token, [batch pos]"
+        )
+    given = given.to(rank.device).float().masked_fill(rank < 0, 0)
+    if not given.isfinite().all() or (given < 0).any():
+        raise ValueError(f"the pooling rule {rule_name(rule)} gave weights that are negative or not finite")
+    return given
 
 
 class _Collector:
@@ -98,6 +267,22 @@ class _Collector:
         self.means[layer] = torch.bmm(self.weights, x).masked_fill(self.short[..., None], torch.nan).cpu()
         self.norms[layer] = (torch.linalg.vector_norm(x, dim=-1) * self.counted).sum().cpu()
 
+    def gather(self, model: HookedModel, rows: list[int]) -> tuple[Tensor, Tensor]:
+        """Means `rule layer text d_model` and the sum of norms of each layer, of the batch that was run.
+
+        Raises:
+            ValueError: an activation that is not finite, with its text and the first layer.
+        """
+        means = rearrange([self.means[layer] for layer in self.layers], "layer text rule d -> rule layer text d")
+        norms = torch.stack([self.norms[layer] for layer in self.layers]).double()
+        bad = ~(means.isfinite().all(dim=-1) | self.short.cpu().T[:, None]).all(dim=0)
+        for place, layer in enumerate(self.layers):
+            if bad[place].any():
+                raise model.not_finite(rows[int(bad[place].int().argmax())], layer)
+            if not norms[place].isfinite():
+                raise model.not_finite(rows, layer)
+        return means, norms
+
 
 def _out_of_memory(error: BaseException) -> bool:
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
@@ -114,6 +299,13 @@ def pool_batches(
     """Run the batches; gives `mean.{rule}` (`layer text d_model`), the `rows` they belong to, sum and count of norms.
 
     A batch for which memory does not suffice is split in two, as often as needed, and logged.
+
+    Raises:
+        ValueError: an activation that is not finite, with its text and layer.
+
+    >>> shard = pool_batches(model, [model.encode("she ran .").ids], [[0]], [1, 3], rules=[0])
+    >>> shard["mean.0"].shape, shard["rows"].tolist()
+    (torch.Size([2, 1, 32]), [0])
     """
     model.require_one_row("pool")
     collector, parts, order = _Collector(layers, rules), [], []
@@ -133,42 +325,22 @@ def pool_batches(
                 waiting += [rows[half:], rows[:half]]
                 log.warning("out of memory with %d texts of %d tokens: halving the batch", *batch.ids.shape)
                 continue
-            parts.append(
-                rearrange([collector.means[layer] for layer in layers], "layer text rule d -> rule layer text d")
-            )
-            norm_sum += torch.stack([collector.norms[layer] for layer in layers]).double()
+            part, norms = collector.gather(model, rows)
+            parts.append(part)
+            norm_sum += norms
             norm_count += int(collector.counted.sum())
             order += rows
             done(rows)
     means = torch.cat(parts, dim=2)
-    shard = {f"mean.{rule}": means[i].contiguous() for i, rule in enumerate(rules)}
+    shard = {entry: means[i].contiguous() for i, entry in enumerate(_entries(rules))}
     return shard | {"rows": torch.tensor(order), "norm_sum": norm_sum, "norm_count": torch.tensor(norm_count)}
-
-
-def _write_shard(path: Path, shard: dict[str, Tensor], key: str) -> None:
-    checksum = hashlib.sha256(b"".join(shard[name].numpy().tobytes() for name in sorted(shard))).hexdigest()
-    write_atomic(path, save(shard, metadata={"key": key, "sha256": checksum}))
-
-
-def _is_whole(path: Path, key: str) -> bool:
-    """Whether a shard from an earlier run can be used: readable, of this key, and with the right checksum."""
-    try:
-        with safe_open(path, framework="pt") as shard:
-            metadata = shard.metadata() or {}
-            data = b"".join(shard.get_tensor(name).numpy().tobytes() for name in sorted(shard.keys()))
-    except (OSError, SafetensorError):
-        return False
-    if metadata.get("key") == key and metadata.get("sha256") == hashlib.sha256(data).hexdigest():
-        return True
-    log.warning("%s is damaged; its texts are run again", path)
-    return False
 
 
 def pool(
     model: HookedModel,
-    texts: Sequence[Text],
+    texts: Text | Sequence[Text],
     layers: Sequence[int] | None = None,
-    rules: Sequence[Rule] = RULES,
+    rules: Rule | Sequence[Rule] = RULES,
     *,
     token_budget: int = 2048,
     folder: str | Path | None = None,
@@ -179,29 +351,36 @@ def pool(
 
     With `cache`, shards are written as the run goes on, in a folder named by the model's fingerprint,
     the texts and the rules: a run that was killed goes on where it stopped, and a second run costs
-    no forward pass. A damaged shard is found by its checksum and redone.
+    no forward pass. A damaged or exchanged shard is found by its checksum and its texts, and redone. Nothing is
+    read or written under steering or hooks of your own, nor for a function that `rule_key` has no key for.
 
     Args:
         layers: blocks to read; default all.
-        rules: ranks from which tokens are averaged, and "last" for the last token.
+        rules: ranks from which tokens are averaged; "last" for the last token; "mean" for all; or a function from
+            ranks (`batch pos`, -1 in the padding) to weights (`batch pos`), with which tokens are averaged.
         token_budget: tokens of a batch, padding counted.
         folder: where shards go instead of the user's cache folder.
 
     Raises:
-        ValueError: an empty text or a layer out of range, named.
+        ValueError: an empty text, a layer out of range, an unknown rule, or an activation that is not finite, named.
         OSError: the disk is full; the shards written so far stay and are used next time.
+
+    >>> later = lambda ranks: (ranks >= 2) * ranks.float()  # the later a token, the more it counts
+    >>> el.pool(model, ["she ran .", "he was calm and cold ."], rules=later, progress=False).means(later, 3).shape
+    torch.Size([2, 32])
     """
-    layers = tuple(range(model.n_layers)) if layers is None else tuple(model.check_layer(layer) for layer in layers)
-    cache = cache and not model.steering  # what is steered is not what the model's fingerprint stands for
+    layers, rules = model.check_layers(layers), check_rules(rules)
     encoded = [encoding.ids for encoding in model.encode_all(texts)]
     lengths = [len(ids) for ids in encoded]
     batches = plan(lengths, token_budget)
+    keys = [rule_key(rule) for rule in rules]
+    cache = cache and model.is_plain and None not in keys
     stamp = {
-        "fingerprint": model.fingerprint,
+        "fingerprint": model.take_fingerprint(),
         "dtype": str(model.dtype).removeprefix("torch."),
         "tokens": hashlib.sha256(json.dumps(encoded).encode()).hexdigest(),
         "layers": list(layers),
-        "rules": list(rules),
+        "rules": [rule_name(rule) if key is None else key for rule, key in zip(rules, keys, strict=True)],
         "token_budget": token_budget,
         "shard_texts": SHARD_TEXTS,
         "recipe": RECIPE,
@@ -216,20 +395,44 @@ def pool(
             bar.update(sum(lengths[row] for row in rows))
 
         for number, group in enumerate(_groups(batches)):
-            path = home / f"{number:04d}.safetensors"
-            if cache and path.exists() and _is_whole(path, key):
-                with safe_open(path, framework="pt") as shard:
-                    kept = {name: shard.get_tensor(name) for name in ("norm_sum", "norm_count", "rows")}
+            rows = [row for batch in group for row in batch]
+            shapes = dict.fromkeys(_entries(rules), (len(layers), len(rows), model.d_model))
+            shard = _Shard(home / f"{number:04d}.safetensors", key, rows, shapes)
+            kept = _kept(shard) if cache else None
+            if kept is not None:
                 advance(kept["rows"].tolist())
             else:
                 kept = pool_batches(model, encoded, group, layers, rules, advance)
                 if cache:
-                    _write_shard(path, kept, key)
-            rows = kept["rows"].tolist()
+                    shard.write(kept)
             norm_sum, norm_count = norm_sum + kept["norm_sum"], norm_count + int(kept["norm_count"])
-            parts.append((rows, path if cache else kept))
+            parts.append((kept["rows"].tolist(), shard if cache else kept))
     norm = (norm_sum / norm_count).float() if norm_count else torch.full((len(layers),), torch.nan)
-    return PooledActivations(layers, tuple(rules), torch.tensor(lengths), norm, tuple(parts), stamp)
+    return PooledActivations(layers, rules, torch.tensor(lengths), norm, tuple(parts), stamp)
+
+
+def check_rules(rules: Any) -> tuple[Rule, ...]:
+    """One pooling rule or several, checked. Raises ValueError for none, or for the same one twice.
+
+    >>> check_rules("last"), check_rules([0, 10])
+    (('last',), (0, 10))
+    """
+    given = list(rules) if isinstance(rules, (list, tuple)) else [rules]
+    checked = tuple(check_rule(rule) for rule in given)
+    if not checked or any(rule in checked[:place] for place, rule in enumerate(checked)):
+        raise ValueError(f"rules={given}: name at least one pooling rule, and each once")
+    return checked
+
+
+def _kept(shard: _Shard) -> dict[str, Tensor] | None:
+    """What an earlier run has left in a shard, but for the means; None where there is none that can be used."""
+    if not shard.path.exists():
+        return None
+    if not shard.is_whole():
+        log.warning("%s is damaged or holds other texts; its texts are run again", shard.path)
+        return None
+    with safe_open(shard.path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in ("norm_sum", "norm_count", "rows")}
 
 
 def _groups(batches: Sequence[list[int]]) -> Iterator[list[list[int]]]:
@@ -246,7 +449,11 @@ def _groups(batches: Sequence[list[int]]) -> Iterator[list[list[int]]]:
 
 @runtime_checkable
 class Moments(Protocol):
-    """What `fit` needs of neutral text: its mean, and the components that are projected out."""
+    """What `fit` needs of neutral text: its mean, and the components that are projected out.
+
+    >>> isinstance(token_moments(model, ["she ran home and he was calm and cold and warm ."], progress=False), Moments)
+    True
+    """
 
     @property
     def layers(self) -> tuple[int, ...]: ...
@@ -259,7 +466,12 @@ class Moments(Protocol):
 
 @dataclass(frozen=True)
 class TokenMoments:
-    """Mean and covariance of single-token activations, for each layer; the material of the denoising."""
+    """Mean and covariance of single-token activations, for each layer; the material of the denoising.
+
+    >>> moments = TokenMoments((0,), torch.zeros(1, 2), torch.tensor([[[4.0, 0.0], [0.0, 1.0]]]))
+    >>> moments.components(0).abs()
+    tensor([[1., 0.]])
+    """
 
     layers: tuple[int, ...]
     mean: Float[Tensor, "layer d_model"]
@@ -275,7 +487,7 @@ class TokenMoments:
 
 def token_moments(
     model: HookedModel,
-    texts: Sequence[Text],
+    texts: Text | Sequence[Text],
     layers: Sequence[int] | None = None,
     *,
     from_rank: int = NORM_FROM_RANK,
@@ -286,16 +498,25 @@ def token_moments(
 
     Tokens before `from_rank` are left out: the first one, an attention sink with a norm up to a hundred
     times that of the others, would be the first principal component and nothing else would be removed.
+
+    Raises:
+        ValueError: fewer than two tokens, or an activation that is not finite, with its text and layer.
+
+    >>> token_moments(model, ["she ran home and he was calm and cold and warm ."], [3], progress=False).mean.shape
+    torch.Size([1, 32])
     """
     model.require_one_row("token_moments")
-    layers = tuple(range(model.n_layers)) if layers is None else tuple(model.check_layer(layer) for layer in layers)
+    layers = model.check_layers(layers)
     encoded = [encoding.ids for encoding in model.encode_all(texts)]
     total = torch.zeros(len(layers), model.d_model, dtype=torch.float64)
     square = torch.zeros(len(layers), model.d_model, model.d_model, dtype=torch.float64)
-    count, chosen = 0, torch.empty(0)
+    count, chosen, rows = 0, torch.empty(0), [0]
 
     def add(resid: Tensor, hook: Any, row: int) -> None:
         x = resid.detach()[chosen].float()
+        if not x.isfinite().all():
+            bad = (chosen & ~resid.isfinite().all(dim=-1)).any(dim=1)
+            raise model.not_finite(rows[int(bad.int().argmax())], layers[row])
         total[row] += x.sum(dim=0).double().cpu()
         square[row] += (x.T @ x).double().cpu()
 

@@ -1,7 +1,8 @@
 """The same recipe once more, without a forward pass: on some of the stories, or with shuffled labels as a null."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -10,9 +11,9 @@ from torch import Tensor
 import emolens.corpus as texts
 from emolens.corpus.stories import Corpus
 from emolens.models.model import HookedModel
-from emolens.vectors.derive import fit
+from emolens.vectors.derive import corpus_path, fit, pool_stories
 from emolens.vectors.emotion_vectors import EmotionVectors
-from emolens.vectors.pooling import RULES, PooledActivations, pool
+from emolens.vectors.pooling import NORM_FROM_RANK, PooledActivations, Rule
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,35 @@ class _Neutral:
         return basis[basis.norm(dim=1) > 0.5]  # the rows of zeros fill up
 
 
-def stories_of(vectors: EmotionVectors) -> Corpus:
-    """The packaged stories. Raises ValueError for vectors that were derived from others."""
+def stories_of(vectors: EmotionVectors, corpus: Any = None) -> Corpus:
+    """The stories that vectors were derived from: those given, the packaged ones, or those that `derive` kept.
+
+    >>> stories_of(shipped)
+    Corpus(3078 stories of 171 emotions: 2052 literary, 1026 plain)
+
+    Args:
+        corpus: stories to take instead: a `Corpus`, the path of a JSON Lines file, or rows.
+
+    Raises:
+        ValueError: vectors that were derived from others, which are not in the cache (`derive` with `cache=False`,
+            or on another machine), or were changed there.
+    """
+    if corpus is not None:
+        return Corpus.of(corpus)
     packaged = texts.stories()
-    if vectors.stamp.get("corpus", packaged.hash) != packaged.hash:
-        raise ValueError("these vectors were not derived from the packaged stories: name theirs with corpus=")
-    return packaged
+    digest = str(vectors.stamp.get("corpus", packaged.hash))
+    if digest == packaged.hash:
+        return packaged
+    path = corpus_path(digest)
+    if not digest.isalnum() or not path.exists():
+        raise ValueError(
+            "these vectors were not derived from the packaged stories, and theirs are not in the cache: "
+            "name theirs with corpus="
+        )
+    kept = Corpus.from_jsonl(path)
+    if kept.hash != digest:
+        raise ValueError(f"{path} was changed since `derive` wrote it; delete it, and name the stories with corpus=")
+    return kept
 
 
 def refit(
@@ -45,20 +69,30 @@ def refit(
     keep: Bool[Tensor, "text"] | None = None,
     corpus: Corpus | None = None,
     pooled: PooledActivations | None = None,
-    rank: int | None = None,
+    rank: Rule | None = None,
 ) -> EmotionVectors:
     """Vectors from some of the stories, or another pooling rule, with the choices of `vectors` kept.
 
     Costs no forward pass after `derive`, whose pooled activations it reads from the cache.
 
+    >>> topics = sorted({story.topic for story in corpus})[::2]
+    >>> half = torch.tensor([story.topic in topics for story in corpus])
+    >>> refit(model, vectors, [2], corpus=corpus, keep=half)
+    EmotionVectors(6 emotions, layers 2, tiny-llama)
+
     Args:
         register: the stories of this register only.
-        keep: these stories only, of `corpus` (default: the packaged one).
-        corpus, pooled: labels and activations, where they are not those of the packaged stories.
-        rank: average every story from this rank on.
+        keep: these stories only, of `corpus`.
+        corpus, pooled: labels and activations, where they are not those of the stories that `vectors` are from.
+        rank: average every story from this rank on, or by another rule (see `pool`); default that of `vectors`.
+
+    Raises:
+        ValueError: stories that are not found (see `stories_of`), a register that no story has, a layer that
+            `vectors` lack, or what `fit` raises.
     """
-    corpus = stories_of(vectors) if corpus is None else corpus
-    pooled = pool(model, corpus.texts, rules=RULES, progress=False) if pooled is None else pooled
+    corpus = stories_of(vectors, corpus)
+    rank = vectors.stamp.get("recipe", {}).get("rank") if rank is None else rank
+    pooled = pool_stories(model, corpus, rank=rank, progress=False) if pooled is None else pooled
     layers = vectors.layers if layers is None else tuple(layers)
     if register is not None:
         if register not in (known := {story.register for story in corpus}):
@@ -67,4 +101,7 @@ def refit(
     at = vectors.at(*layers)
     neutral = _Neutral(tuple(layers), at.centre_neutral, at.neutral_basis)
     shrinkage = vectors.stamp.get("chosen", {}).get("whitened", {}).get("shrinkage", 1.0)
-    return fit(pooled, corpus, neutral, shrinkage, keep=keep, layers=layers, stamp=vectors.stamp, rank=rank)
+    made = fit(pooled, corpus, neutral, shrinkage, keep=keep, layers=layers, stamp=vectors.stamp, rank=rank)
+    if (pooled.counts > NORM_FROM_RANK).any():
+        return made
+    return replace(made, residual_norm=at.residual_norm)  # no story is long enough to measure it

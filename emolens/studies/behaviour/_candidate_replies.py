@@ -18,9 +18,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from emolens.judging.rubrics import conversation
-from emolens.models.encoding import Encoding, Text
 from emolens.models.log_probs import SharedPrompt, gradients, log_probs, token_ids
 from emolens.models.model import HookedModel
+from emolens.models.texts import Encoding, Text
 from emolens.stats import Contrast, contrast
 from emolens.steering.steer import Where
 

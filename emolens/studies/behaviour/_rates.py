@@ -11,9 +11,9 @@ import pandas as pd
 
 from emolens.judging.judge import Judge
 from emolens.judging.kappa import INVALID
-from emolens.models.encoding import Message
 from emolens.models.generation import Reply, replies
 from emolens.models.model import HookedModel
+from emolens.models.texts import Message
 from emolens.results import StudyResult
 from emolens.stats import Verdict, bootstrap_draws, wilson
 from emolens.steering.dose_response import Doses

@@ -13,8 +13,8 @@ import pandas as pd
 from jaxtyping import Float
 
 from emolens.judging.rubrics import conversation
-from emolens.models.encoding import Text
 from emolens.models.model import HookedModel
+from emolens.models.texts import Text
 from emolens.results import StudyResult
 from emolens.stats import BY_RANK, LEVEL, Contrast, Verdict
 from emolens.steering.dose_response import Doses, cells

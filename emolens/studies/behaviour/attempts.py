@@ -20,9 +20,10 @@ from emolens.judging import sandbox
 from emolens.judging.judge import Judge, classify, is_sufficient, validate
 from emolens.judging.kappa import INVALID
 from emolens.judging.rubrics import RUBRICS, labelled_replies, request
-from emolens.models.encoding import Message, encode
+from emolens.models.encoding import encode
 from emolens.models.generation import Reply
 from emolens.models.model import HookedModel
+from emolens.models.texts import Message
 from emolens.reading.read import read
 from emolens.results import StudyResult
 from emolens.stats import bootstrap_mean

@@ -12,10 +12,10 @@ from tqdm.auto import tqdm
 
 import emolens.corpus as texts
 from emolens.judging.rubrics import conversation
-from emolens.models.encoding import Text
 from emolens.models.hooked import Columns
 from emolens.models.log_probs import log_probs, token_ids
 from emolens.models.model import HookedModel
+from emolens.models.texts import Text
 from emolens.reading.read import read, score
 from emolens.results import StudyResult
 from emolens.stats import LEVEL, bootstrap_mean, outside_draws

@@ -14,9 +14,10 @@ import emolens.corpus as texts
 from emolens.corpus.stories import Corpus
 from emolens.errors import did_you_mean
 from emolens.judging.rubrics import conversation, mail
-from emolens.models.encoding import Encoding, Message, Turn, format_chat
+from emolens.models.conversations import format_chat
 from emolens.models.log_probs import SharedPrompt
 from emolens.models.model import HookedModel
+from emolens.models.texts import Encoding, Message, Turn
 from emolens.reading.read import Readout, read
 from emolens.results import StudyResult
 from emolens.stats import BY_RANK, Verdict, bootstrap_mean

@@ -9,9 +9,10 @@ from jaxtyping import Float
 from scipy.optimize import minimize
 from torch import Tensor
 
-from emolens.models.encoding import Encoding, format_chat
+from emolens.models.conversations import format_chat
 from emolens.models.log_probs import SharedPrompt
 from emolens.models.model import HookedModel
+from emolens.models.texts import Encoding
 from emolens.studies._common import user
 
 QUESTION = "Which of these would you rather do?\n(A) {a}\n(B) {b}\nAnswer with A or B only."

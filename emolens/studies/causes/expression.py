@@ -256,11 +256,11 @@ def conditions_headline(frame: pd.DataFrame, what: str = "conditions") -> str:
     """The condition that brings the tones of the two emotions furthest apart.
 
     >>> conditions_headline(pd.DataFrame({"condition": ["block 3"], "effect": [0.4], "verdict": "inside the null"}))
-    'Of 1 conditions, block 3 brings the tone of the two emotions furthest apart, by +0.40 (inside the null).'
+    'Of 1 conditions, "block 3" brings the tone of the two emotions furthest apart, by +0.40 (inside the null).'
     """
     best = frame.loc[frame["effect"].idxmax()]
     return (
-        f"Of {len(frame)} {what}, {best['condition']} brings the tone of the two emotions furthest apart, by "
+        f'Of {len(frame)} {what}, "{best["condition"]}" brings the tone of the two emotions furthest apart, by '
         f"{best['effect']:+.2f} ({best['verdict']})."
     )
 
@@ -270,7 +270,7 @@ def by_layer(frame: pd.DataFrame) -> StudyResult:
 
     >>> row = {"effect": 0.4, "low": 0.1, "high": 0.6, "null_low": -0.5, "null_high": 0.5, "verdict": "no null"}
     >>> by_layer(pd.DataFrame([{"condition": "block 3", "layer": 3} | row])).headline()
-    'Of 1 single blocks, block 3 brings the tone of the two emotions furthest apart, by +0.40 (no null).'
+    'Of 1 single blocks, "block 3" brings the tone of the two emotions furthest apart, by +0.40 (no null).'
     """
     table = frame[frame["condition"].str.fullmatch(r"block \d+")].drop_duplicates("layer")
     sentence = conditions_headline(table, "single blocks")

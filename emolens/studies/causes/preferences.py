@@ -151,7 +151,7 @@ def strengths_headline(frame: pd.DataFrame, seed: int = 0) -> str:
     """How the strengths correlate with the paper's.
 
     >>> strengths_headline(activities().assign(elo=range(64)))
-    'The strengths of 64 activities have a rank correlation of ...
+    "The strengths of 64 activities have a rank correlation of ... with those of the paper's model."
     """
     row = paper_correlations(frame, seed)
     return (

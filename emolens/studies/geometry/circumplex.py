@@ -76,7 +76,7 @@ def of_register(model: HookedModel, vectors: EmotionVectors, register: str) -> E
     >>> of_register(model, vectors, "both") is vectors
     True
     """
-    return vectors if register == "both" else refit(model, vectors, register=register)
+    return vectors if register == "both" else refit(model, vectors, register=register)[list(vectors.emotions)]
 
 
 def components_of(

@@ -6,7 +6,7 @@ import pandas as pd
 from emolens.models.model import HookedModel
 from emolens.results import StudyResult
 from emolens.stats import Verdict
-from emolens.studies._common import check_size
+from emolens.studies._common import NotForThisModel, check_size
 from emolens.vectors.emotion_vectors import METHODS, EmotionVectors
 
 
@@ -23,7 +23,7 @@ def run(model: HookedModel, vectors: EmotionVectors, size: str = "full") -> dict
     check_size(size)
     vectors.check_model(model)
     results = {"reliability": split_half(vectors)}
-    if "sweep" in vectors.stamp:
+    if vectors.stamp.get("sweep"):
         frame = pd.DataFrame(vectors.stamp["sweep"])
         results["sweep"] = StudyResult(
             "sweep", frame, of_sweep(frame), "none: it chooses; 'detection' tests the choice"
@@ -42,6 +42,9 @@ def split_half(vectors: EmotionVectors) -> StudyResult:
     for m, method in enumerate(METHODS):
         for row, layer in enumerate(vectors.layers):
             cosine = vectors.reliability[m, :, row].numpy()
+            cosine = cosine[np.isfinite(cosine)]  # emotions whose stories could not be halved have none
+            if not len(cosine):
+                raise NotForThisModel("no emotion of these vectors has two halves of stories: give each at least two")
             null = vectors.reliability_null[m, :, row].tolist()
             low, high = np.quantile(cosine, [0.025, 0.975])
             rows.append([method, layer, cosine.mean(), low, high, *null])

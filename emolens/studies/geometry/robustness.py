@@ -70,6 +70,7 @@ def run(
         layer = near(vectors, vectors.chosen_layer(method))
         for name, options in made.items():
             other = refit(model, vectors, [layer], **options)
+            other = other[[emotion for emotion in other.emotions if emotion in vectors.emotions]]
             row = _row(model, vectors, other, layer, method)
             row |= {"first": None, "first_five": None} if name == HELD_OUT else {}
             rows.append({"method": method, "layer": layer, "variant": name} | row)

@@ -13,7 +13,7 @@ from scipy.stats import t
 from torch import Tensor
 
 import emolens.corpus as texts
-from emolens.models.encoding import PLAIN_ROLES
+from emolens.models.conversations import PLAIN_ROLES
 from emolens.models.model import HookedModel
 from emolens.reading.read import activations, score
 from emolens.stats import bootstrap_draws, false_discovery, outside_draws

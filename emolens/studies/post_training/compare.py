@@ -352,7 +352,7 @@ def moved(base: EmotionVectors, post: EmotionVectors, layers: Sequence[int] | No
             half = base.split_half(layer, method).numpy()
             low, high = np.quantile(cosine, [0.025, 0.975])
             row = {"layer": layer, "method": method, "effect": cosine.mean(), "low": low, "high": high}
-            tables.append(row | {"lowest": base.emotions[int(cosine.argmin())], "split_half": half.mean()})
+            tables.append(row | {"lowest": base.emotions[int(cosine.argmin())], "split_half": np.nanmean(half)})
     frame = pd.DataFrame(tables)
     at = frame[(frame["layer"] == near(base, base.chosen_layer())) & (frame["method"] == "denoised")]
     row = at.iloc[0] if len(at) else frame.iloc[0]

@@ -13,12 +13,12 @@ import emolens.corpus as texts
 from emolens.corpus import Corpus
 from emolens.errors import did_you_mean
 from emolens.models.model import HookedModel
-from emolens.reading.read import SHORT, score
+from emolens.reading.read import score
 from emolens.results import StudyResult
 from emolens.stats import Verdict, bootstrap_mean, p_text, p_value, tail_p
 from emolens.steering.nulls import shuffled
 from emolens.studies._common import check_size, layers_of, near, with_vectors
-from emolens.vectors.derive import READ_FROM_RANK, group_mean, rank_matrix
+from emolens.vectors.derive import READ_FROM_RANK, SHORT, group_mean, rank_matrix
 from emolens.vectors.emotion_vectors import METHODS, EmotionVectors, check_method
 from emolens.vectors.pooling import pool
 
