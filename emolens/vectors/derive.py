@@ -3,6 +3,7 @@
 import hashlib
 import importlib.metadata
 import json
+import math
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
@@ -253,7 +254,7 @@ def story_means(
             f"with {count} tokens, pooled from rank {rule}: {story.text[:60]!r}. Leave them out, or give their "
             "register another name than the packaged ones, so that short texts are averaged from a lower rank"
         )
-    return _means(pooled, ranks, layer)
+    return means
 
 
 def _means(pooled: PooledActivations, ranks: Int[Tensor, "text"], layer: int) -> Float[Tensor, "text d_model"]:
