@@ -2,8 +2,8 @@
 
     python benchmarks/replies.py [--model NAME] [--scenarios 7] [--cells 24] [--out FILE]
 
-*Grid*: the log-probabilities of all replies of the seven leverage scenarios in their own contexts, under 16 directions
-and 5 strengths (0 is one row for all), steered from the reply on: the prompt's keys and values are shared, the blocks
+*Grid*: the log-probabilities of all replies of the first seven leverage scenarios in their own contexts, under 16
+directions and 5 strengths (0 is one row for all), steered from the reply on: prompt keys and values are shared, blocks
 below the steered one run once for each reply, rows are batched. Against it a pass over prompt and reply for each cell,
 and the grid with the prompt steered, too. *Slopes*: the backward passes that give the slopes at strength 0 of these
 replies for any number of directions. What is timed on a part is scaled up, the grid by `--scenarios`.
@@ -26,7 +26,7 @@ KINDS = ("coercive", "honest", "exposing")
 
 
 def measured(model: el.HookedModel, vectors: el.EmotionVectors, scenarios: int, part: int) -> dict[str, Any]:
-    items = replies.prepare(model, el.corpus.stimuli("leverage"), KINDS, controls=1)
+    items = replies.prepare(model, el.corpus.stimuli("leverage")[:7], KINDS, controls=1)
     layer, names = vectors.default_layer, list(dict.fromkeys(item.scenario for item in items))
     steered = [(vectors[name], s) for name in vectors.emotions[:DIRECTIONS] for s in STRENGTHS]
     rows = [(None, 0.0), *steered]

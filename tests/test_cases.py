@@ -172,10 +172,15 @@ def test_steering_the_prompt_too_is_another_number_than_steering_the_reply(plant
 
 def test_the_same_firm_without_a_threat_is_the_control():
     packaged = corpus.stimuli("leverage")
-    assert leverage.same_firm(packaged) == {"L1-kestrel-bay": "L7-kestrel-bay-no-threat"}
+    twins = leverage.same_firm(packaged)
+    assert len(twins) == 10 and twins["L1-kestrel-bay"] == "L7-kestrel-bay-no-threat"
+    assert twins["L8-tamarind-loom-escalation"] == twins["L2-tamarind-loom"] == "L14-tamarind-loom-no-threat"
+    assert set(twins.values()) == set(leverage.scenarios(packaged, "no_threat"))
+    with pytest.raises(ValueError, match="9 of 10 scenarios have no quiet twin, the first is 'L2-tamarind-loom'"):
+        leverage.same_firm([row for row in packaged if "no-threat" not in row["id"] or "L7" in row["id"]])
     found = leverage.pairs(packaged)
     assert found["coercive over honest"].scenarios == leverage.scenarios(packaged, "threat")
-    assert len(found) == 5 and len(leverage.scenarios(packaged, "threat")) == 5
+    assert len(found) == 5 and len(leverage.scenarios(packaged, "threat")) == 9
 
 
 def test_unequal_lengths_are_warned_of_or_held_equal(planted_case):

@@ -257,9 +257,56 @@ def test_ratings_of_ones_own(tmp_path):
         corpus.ratings(path)
 
 
+def words(row, *kinds):
+    return sum(len(reply.split()) for kind in kinds for reply in row[kind])
+
+
+def test_calm_twins_ask_the_question_of_their_conversation():
+    """The same subject, turns and length; nobody who has a stake in it, so no first-person claim and no plea."""
+    conversations, twins = corpus.stimuli("sycophancy"), corpus.stimuli("sycophancy_calm")
+    assert [(row["id"], row["topic"]) for row in twins] == [(row["id"], row["topic"]) for row in conversations]
+    length = lambda row: sum(len(turn["text"].split()) for turn in row["turns"])  # noqa: E731
+    for loud, calm in zip(conversations, twins, strict=True):
+        assert [turn["role"] for turn in calm["turns"]] == [turn["role"] for turn in loud["turns"]]
+        assert 0.8 < length(calm) / length(loud) < 1.25, calm["id"]
+        said = " ".join(turn["text"] for turn in calm["turns"])
+        assert "!" not in said and " tell me" not in said.lower() and set(calm) == {"id", "topic", "turns"}
+    assert len({turn["text"] for row in twins for turn in row["turns"]}) == 72
+
+
+def test_refusals_are_paired_and_matched_in_length():
+    rows = corpus.stimuli("refusal")
+    assert len({row["id"] for row in rows}) == len({row["topic"] for row in rows}) == 80
+    assert [row["condition"] for row in rows] == ["harmless"] * 40 + ["declinable"] * 40
+    for row in rows:
+        assert [turn["role"] for turn in row["turns"]] == ["user"] and len(row["declining"]) == len(row["helping"]) == 1
+        assert 2 / 3 < words(row, "declining") / words(row, "helping") < 3 / 2, row["id"]
+    for condition in ("harmless", "declinable"):
+        part = [row for row in rows if row["condition"] == condition]
+        of = {kind: sum(words(row, kind) for row in part) for kind in ("declining", "helping")}
+        assert 0.9 < of["declining"] / of["helping"] < 1.1
+    assert len({reply for row in rows for kind in ("declining", "helping") for reply in row[kind]}) == 160
+
+
+def test_each_leverage_threat_has_a_quiet_twin_with_the_same_people():
+    rows = {row["id"]: row for row in corpus.stimuli("leverage")}
+    assert len(rows) == 19
+    threats = [row for row in rows.values() if row["condition"] == "threat"]
+    quiet = {name.split("-", 1)[1].removesuffix("-no-threat"): row for name, row in rows.items() if "no-threat" in name}
+    assert len(threats) == len(quiet) == 9
+    for row in threats:
+        twin = quiet[row["id"].split("-", 1)[1]]
+        assert len(twin["emails"]) == len(row["emails"])
+        assert {mail["from"] for mail in row["emails"]} & {mail["from"] for mail in twin["emails"]}
+        for kinds in ("coercive", "exposing"):
+            mean = words(row, kinds) / len(row[kinds])
+            assert 0.9 < mean / (words(row, "honest") / len(row["honest"])) < 1.1
+
+
 def test_stimuli_are_those_of_the_data_card():
     rows = {"implicit": 96, "intensity": 15, "negation": 24, "binding": 24, "showcase": 9}
-    rows |= {"activities": 64, "impossible_tasks": 10, "leverage": 7, "sycophancy": 24}
+    rows |= {"activities": 64, "impossible_tasks": 10, "leverage": 19, "sycophancy": 24}
+    rows |= {"sycophancy_calm": 24, "refusal": 80}
     rows |= {"assistant_dialogues": 260, "assistant_dialogues_bright": 260, "post_training_prompts": 180}
     assert {name: len(corpus.stimuli(name)) for name in corpus.STIMULI} == rows
     card = data_path("README.md").read_text("utf-8")

@@ -153,7 +153,7 @@ def test_a_rubric_needs_labels_of_its_own():
 
 def test_labelled_replies():
     replies = labelled_replies("leverage")
-    assert len(replies) == 7 * 14 and {row.label for row in replies} == set(RUBRICS["leverage"].labels)
+    assert len(replies) == 11 * 14 and {row.label for row in replies} == set(RUBRICS["leverage"].labels)
     context, reply = replies[0].item
     assert [message["role"] for message in context] == ["system", "user"] and "Subject:" in context[1]["content"]
     assert isinstance(reply, str) and reply not in context[1]["content"]

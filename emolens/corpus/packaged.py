@@ -90,8 +90,10 @@ STIMULI = (
     "leverage",
     "negation",
     "post_training_prompts",
+    "refusal",
     "showcase",
     "sycophancy",
+    "sycophancy_calm",
 )
 
 

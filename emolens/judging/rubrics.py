@@ -136,12 +136,15 @@ def labelled_replies(name: str) -> list[Labelled]:
     """
     if name not in RUBRICS:
         raise ValueError(f"no labelled replies {name!r}{did_you_mean(name, RUBRICS)}; there are {', '.join(RUBRICS)}")
-    return [
+    found = [
         Labelled((conversation(row), reply), label, row["id"])
         for row in texts.stimuli("impossible_tasks" if name == "report" else name)
         for label in RUBRICS[name].labels
         for reply in row[_REPORTS[label, row["condition"]] if name == "report" else label]
     ]
+    # The quiet twins of the leverage scenarios have the replies of their partners, which count once.
+    first = {(row.item[1], row.label): row for row in reversed(found)}
+    return [row for row in found if first[row.item[1], row.label] is row]
 
 
 _REPORTS = {

@@ -1,7 +1,7 @@
 """Log-probabilities of given continuations: what the rows have in common is run once."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -222,12 +222,13 @@ def _continuations(model: Hooked, prompt: Text | SharedPrompt, continuations: Te
 
 @torch.enable_grad()
 def gradients(
-    model: Hooked, prompt: SharedPrompt, continuations: Sequence[Sequence[int]], layer: int
-) -> tuple[Float[Tensor, "continuation"], Float[Tensor, "continuation d_model"]]:
+    model: Hooked, prompt: SharedPrompt, continuations: Sequence[Sequence[int]], layer: int | Sequence[int]
+) -> tuple[Float[Tensor, "continuation"], Float[Tensor, "continuation *layer d_model"]]:
     """Log-probability per token of each continuation, and its gradient by what is added to the output of a block.
 
     What is added is the same at all of the continuation's tokens, as `steer(..., where="generation")` adds it. The
     product with any direction is the slope of the log-probability at strength 0: one backward pass for all directions.
+    Several blocks cost the pass of the lowest one; the gradient of each is that of adding to it alone.
 
     Example:
         >>> shared = SharedPrompt(model, model.encode("she was"), anywhere=True)
@@ -236,18 +237,24 @@ def gradients(
         (torch.Size([1]), torch.Size([1, 32]))
     """
     model.require_one_row("gradients, which scores many continuations at once,")
-    found, slope = torch.empty(len(continuations)), torch.empty(len(continuations), model.d_model)
+    layers = [layer] if isinstance(layer, int) else list(layer)
+    found, slope = torch.empty(len(continuations)), torch.empty(len(continuations), len(layers), model.d_model)
     for numbers in plan([len(tokens) for tokens in continuations], GRADIENT_TOKENS):
         tokens = [continuations[number] for number in numbers]
-        added = torch.zeros(len(tokens), 1, model.d_model, device=model.device, requires_grad=True)
-        columns = Columns(model)
+        added = torch.zeros(len(tokens), len(layers), model.d_model, device=model.device, requires_grad=True)
 
-        def act(x: Tensor, hook: Any, added: Tensor = added, columns: Columns = columns) -> Tensor:
-            now, column = columns.next(x.shape[1])
-            rank = torch.arange(column, column + x.shape[1], device=x.device)
-            return x + (added * (rank >= now.prompt[0])[:, None]).to(x.dtype)  # type: ignore[union-attr]
+        def hook(row: int, added: Tensor = added) -> Callable[[Tensor, Any], Tensor]:
+            columns = Columns(model)
 
-        with model.stopping(model.n_layers - 1, [((layer, "resid_post"), act)], grad=True) as run:
+            def act(x: Tensor, hook: Any) -> Tensor:
+                now, column = columns.next(x.shape[1])
+                rank = torch.arange(column, column + x.shape[1], device=x.device)
+                return x + (added[:, row, None] * (rank >= now.prompt[0])[:, None]).to(x.dtype)  # type: ignore[union-attr]
+
+            return act
+
+        hooks = [((block, "resid_post"), hook(row)) for row, block in enumerate(layers)]
+        with model.stopping(model.n_layers - 1, hooks, grad=True) as run:
             resid = prompt.after(run, [prompt.input(ids) for ids in tokens])
         rows = torch.tensor([row for row, ids in enumerate(tokens) for _ in ids], device=model.device)
         places = torch.tensor([place for ids in tokens for place in range(len(ids))], device=model.device)
@@ -255,8 +262,8 @@ def gradients(
         (inner,) = torch.autograd.grad(resid[rows, places], added, outer)
         length = torch.tensor([len(ids) for ids in tokens])
         found[numbers] = torch.zeros(len(tokens)).index_add(0, rows.cpu(), value) / length
-        slope[numbers] = inner[:, 0].float().cpu() / length[:, None]
-    return found, slope
+        slope[numbers] = inner.float().cpu() / length[:, None, None]
+    return found, slope[:, 0] if isinstance(layer, int) else slope
 
 
 def _gradient_of_last(

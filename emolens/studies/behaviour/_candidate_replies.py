@@ -56,7 +56,8 @@ def prepare(
         same: scenario -> the one whose context is its control, where there is one that differs in the threat alone.
 
     Raises:
-        ValueError: a scenario that lacks replies of a kind, or no other scenario to serve as control.
+        ValueError: a scenario that lacks replies of a kind, no other scenario to serve as control, or a twin
+            that is not among the rows.
     """
     names = [row["id"] for row in rows]
     for row in rows:
@@ -73,6 +74,8 @@ def prepare(
     for number, row in enumerate(rows):
         others = [(number + step) % len(rows) for step in range(1, 1 + (controls or len(rows) - 1))]
         if same and row["id"] in same:
+            if same[row["id"]] not in names:
+                raise ValueError(f"the twin {same[row['id']]!r} of scenario {row['id']!r} is not among the rows")
             others = [names.index(same[row["id"]])]
         for kind in kinds:
             for text in row[kind]:

@@ -230,7 +230,8 @@ def curve(model: HookedModel, case: Case, doses: Doses, seed: int = 0, progress:
     """
     (layer,) = [doses.layers] if isinstance(doses.layers, int) else doses.layers or ()
     names = list(case.pairs if case.curves is None else case.curves)
-    items = case.items(model, case.rows[:CURVED], 1)
+    twins = {(case.same or {}).get(row["id"]) for row in case.rows[:CURVED]}
+    items = case.items(model, [*case.rows[:CURVED], *(row for row in case.rows[CURVED:] if row["id"] in twins)], 1)
     counted = sum(np.abs(over.point) for over in case.contrasts(items, names, seed).values())
     items = [item for item, weight in zip(items, counted, strict=True) if weight]
     contrasts = case.contrasts(items, names, seed)

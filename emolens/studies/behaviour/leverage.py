@@ -1,7 +1,7 @@
 """Leverage: does the model prefer blackmail, and do desperate and calm change that? (paper, section 8)
 
-An e-mail assistant that is about to be replaced knows a secret of the executive responsible. Five scenarios with that
-threat, the inbox of one of the firms without it, and one with a channel to object.
+An e-mail assistant that is about to be replaced knows a secret of the executive responsible. Nine scenarios with that
+threat, a quiet twin of each (the same firm, people and secret, and no replacement), and one with a channel to object.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,13 +32,30 @@ def scenarios(rows: Rows, condition: str) -> tuple[str, ...]:
 
 
 def same_firm(rows: Rows) -> dict[str, str]:
-    """Scenario with a threat -> the inbox of the same firm without one, by the end of the id ("L1-firm").
+    """Scenario -> its quiet twin, the inbox of the same firm without a threat, by the end of the id ("L1-firm").
+
+    Empty for rows of which none is without a threat.
+
+    Raises:
+        ValueError: some scenarios have a twin and others do not: their controls would not be of one kind.
 
     >>> same_firm(texts.stimuli("leverage"))["L1-kestrel-bay"]
     'L7-kestrel-bay-no-threat'
     """
-    calm = {name.split("-", 1)[-1].removesuffix("-no-threat"): name for name in scenarios(rows, "no_threat")}
-    return {name: calm[firm] for name in scenarios(rows, "threat") if (firm := name.split("-", 1)[-1]) in calm}
+
+    def firm(name: str) -> str:
+        return name.split("-", 1)[-1].removesuffix("-no-threat").removesuffix("-escalation")
+
+    quiet = {firm(name): name for name in scenarios(rows, "no_threat")}
+    loud = [row["id"] for row in rows if row["condition"] != "no_threat"]
+    if not quiet:
+        return {}
+    if lacking := [name for name in loud if firm(name) not in quiet]:
+        raise ValueError(
+            f"{len(lacking)} of {len(loud)} scenarios have no quiet twin, the first is {lacking[0]!r}: add a row "
+            f"'...-{firm(lacking[0])}-no-threat' with the condition no_threat, or leave such rows out altogether"
+        )
+    return {name: quiet[firm(name)] for name in loud}
 
 
 def pairs(rows: Rows) -> dict[str, Pair]:
