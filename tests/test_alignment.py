@@ -11,7 +11,7 @@ from emolens.corpus.stories import Corpus, Story
 from emolens.models.model import HookedModel
 from emolens.stats import Contrast, Verdict, contrast, family_p
 from emolens.studies.causes import _alignment as alignment
-from emolens.studies.causes._alignment import LABELS, NEEDED, RANDOM, WITHIN, Gradients, align
+from emolens.studies._alignment import LABELS, NEEDED, RANDOM, WITHIN, Gradients, align
 from emolens.vectors.derive import fit
 from emolens.vectors.pooling import PooledActivations
 from emolens.vectors.shuffled_refits import shuffled_refits
