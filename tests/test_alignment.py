@@ -10,7 +10,7 @@ import emolens as el
 from emolens.corpus.stories import Corpus, Story
 from emolens.models.model import HookedModel
 from emolens.stats import Contrast, Verdict, contrast, family_p
-from emolens.studies.causes import _alignment as alignment
+from emolens.studies import _alignment as alignment
 from emolens.studies._alignment import LABELS, NEEDED, RANDOM, WITHIN, Gradients, align
 from emolens.vectors.derive import fit
 from emolens.vectors.pooling import PooledActivations
