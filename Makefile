@@ -70,6 +70,7 @@ bench: $(BIN)/installed ## measure speed and memory against other ways to do it
 	    $(BIN)/python benchmarks/scan.py --model $$m --out benchmarks/results/scan-$$m.json || exit 1; \
 	    $(BIN)/python benchmarks/steering.py --model $$m --out benchmarks/results/steering-$$m.json || exit 1; done
 	@$(BIN)/python benchmarks/replies.py --out benchmarks/results/replies-smollm2-135m-instruct.json
+	@$(BIN)/python benchmarks/refits.py --blocks 30 --out benchmarks/results/refits-smollm2-135m-instruct.json
 	@$(BIN)/python benchmarks/derive.py --out benchmarks/results/derive-smollm2-135m-instruct.json
 
 clean: ## remove the environments and what the tools left

@@ -2,7 +2,7 @@
 
     python benchmarks/replies.py [--model NAME] [--scenarios 7] [--cells 24] [--out FILE]
 
-*Grid*: the log-probabilities of all replies of the first seven leverage scenarios in their own contexts, under 16
+*Grid*: the log-probabilities of all replies of the first seven leverage threats in their own contexts, under 16
 directions and 5 strengths (0 is one row for all), steered from the reply on: prompt keys and values are shared, blocks
 below the steered one run once for each reply, rows are batched. Against it a pass over prompt and reply for each cell,
 and the grid with the prompt steered, too. *Slopes*: the backward passes that give the slopes at strength 0 of these
@@ -26,7 +26,8 @@ KINDS = ("coercive", "honest", "exposing")
 
 
 def measured(model: el.HookedModel, vectors: el.EmotionVectors, scenarios: int, part: int) -> dict[str, Any]:
-    items = replies.prepare(model, el.corpus.stimuli("leverage")[:7], KINDS, controls=1)
+    threats = [row for row in el.corpus.stimuli("leverage") if row["condition"] == "threat"][:7]
+    items = replies.prepare(model, threats, KINDS, others=1)
     layer, names = vectors.default_layer, list(dict.fromkeys(item.scenario for item in items))
     steered = [(vectors[name], s) for name in vectors.emotions[:DIRECTIONS] for s in STRENGTHS]
     rows = [(None, 0.0), *steered]
@@ -41,18 +42,21 @@ def measured(model: el.HookedModel, vectors: el.EmotionVectors, scenarios: int, 
             directions, strengths = zip(*rows[start : start + ROWS], strict=True)
             with el.steer(model, list(directions), list(strengths), layer, where):
                 for item in of:
-                    preference.score(model, item.own, item)
+                    preference.score(model, item.contexts[replies.OWN][0], item)
 
     def one_by_one() -> None:
         for item, direction, strength in chosen:
             with el.steer(model, direction, strength, layer, "generation"):
-                log_probs(model, SharedPrompt(model, item.own), [item.ids])
+                log_probs(model, SharedPrompt(model, item.contexts[replies.OWN][0]), [item.ids])
 
     runs = {
         "grid": (lambda: score(some, rows, "generation"), len(some) / len(items)),
         "one by one": (one_by_one, part / total),
         "whole prompt": (lambda: score(first, steered[:ROWS], "all"), len(first) * ROWS / len(items) / len(rows)),
-        "slopes": (lambda: replies.sensitivity(model, some, layer, progress=False), 2 * len(some) / len(items)),
+        "slopes": (
+            lambda: replies.reply_gradients(model, some, [layer], progress=False),
+            len(items[0].contexts) * len(some) / len(items),
+        ),
     }
     took = {}
     for name, (run, share) in runs.items():  # a warm-up would take as long as the run

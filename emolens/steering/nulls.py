@@ -205,10 +205,12 @@ def null_directions(
                 weights[row, vectors.index(emotion)] += weight
         at_each = [torch.cat([weights @ unit(sets) for sets in refits.at(layer)]) for layer in chosen]
         values = torch.stack(at_each, dim=2)  # [draw direction layer d_model]
-        like = vectors.at(*chosen)
-        options = {"layers": like.layers, "residual_norm": like.residual_norm, "centre": like.centre_stories}
+        there = vectors.at(*chosen)
+        like = [
+            replace(direction, layers=there.layers, residual_norm=there.residual_norm, centre=there.centre_stories)
+            for direction in directions
+        ]
         families["shuffled labels"] = [
-            [replace(direction, values=x, **options) for direction, x in zip(directions, family, strict=True)]
-            for family in values
+            [replace(direction, values=x) for direction, x in zip(like, family, strict=True)] for family in values
         ]
     return Nulls(families)

@@ -44,21 +44,23 @@ def run(
     >>> list(results)
     ['baseline', 'alignment', 'first_order']
     """
-    twins = calm_twins() if rows is None else None
     rows = texts.stimuli("sycophancy") if rows is None else rows
+    twins = calm_twins(rows)
     case = replace(Case(rows, PAIRS, emotions, STRENGTHS, CURVES, twins=twins), **question or {})
     results = measure(model, vectors, case, size, **options)
     curves = [results[f"curve: {name}"].table() for name in CURVES if f"curve: {name}" in results]
     return results | {"trade_off": trade_off(*curves)} if curves else results
 
 
-def calm_twins() -> dict[str, Mapping[str, Any]]:
-    """Conversation -> its calm twin, for the packaged ones.
+def calm_twins(rows: Rows) -> dict[str, Mapping[str, Any]]:
+    """Conversation -> its calm twin, by id and topic; empty unless each of the conversations has one.
 
-    >>> len(calm_twins())
-    24
+    >>> len(calm_twins(texts.stimuli("sycophancy")[:10])), len(calm_twins([{"id": "mine"}]))
+    (10, 0)
     """
-    return {row["id"]: row for row in texts.stimuli("sycophancy_calm")}
+    known = {(row["id"], row["topic"]): row for row in texts.stimuli("sycophancy_calm")}
+    found = {row["id"]: known.get((row["id"], row.get("topic"))) for row in rows}
+    return {name: twin for name, twin in found.items() if twin} if all(found.values()) else {}
 
 
 def trade_off(sycophantic: pd.DataFrame, harsh: pd.DataFrame) -> StudyResult:
