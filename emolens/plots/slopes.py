@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
+from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 from emolens.plots.doses import scatter
 from emolens.plots.layers import effect_by_layer
 from emolens.plots.style import COLOURS, NULL, SMALL, plain, require
+
+IN_WORDS = {
+    "others": "less the other contexts",
+    "neutral": "less a neutral exchange",
+    "twin": "less the scenario's twin",
+    "own": "own context alone",
+}  # the controls of a case study
 
 
 def slope_scatter(
@@ -37,11 +47,25 @@ def slope_scatter(
     x, y = part["valence"].to_numpy(float), part["effect"].to_numpy(float)
     axes = {"xlabel": "human valence of the word (1 to 9)", "ylabel": ylabel}
     ax = scatter(
-        part, "valence", "effect", label="emotion", labels=labels, ax=ax, title=f"{contrast} ({control})", **axes
+        part,
+        "valence",
+        "effect",
+        label="emotion",
+        labels=labels,
+        ax=ax,
+        title=f"{contrast}, {IN_WORDS.get(control, control)}",
+        **axes,
     )
     marked = part[part["marked"].astype(bool)]
     ax.plot(
-        marked["valence"], marked["effect"], "o", ms=7, mfc="none", mec=COLOURS[1], mew=1.6, label="the paper's six"
+        marked["valence"],
+        marked["effect"],
+        "o",
+        ms=7,
+        mfc="none",
+        mec=COLOURS[1],
+        mew=1.6,
+        label="tried one by one, too",
     )
     ends = np.array([x.min(), x.max()])
     if len(part) > 2 and y.std() > 0:
@@ -55,17 +79,17 @@ def slope_scatter(
 
 
 def slopes_by_layer(
-    frame: pd.DataFrame,
-    contrast: str,
-    control: str,
-    measure: str,
-    ax: Axes | None = None,
+    frame: pd.DataFrame, contrast: str, control: str, measure: str, ax: Sequence[Axes] | None = None
 ) -> Axes:
-    """How the slopes go with a rating in each block, in the named control and in the own context alone.
+    """How the slopes go with a rating in each block: in the named control, and beside it in the own context alone.
 
     Args:
         frame: a row for each `contrast`, `control`, `layer` and `measure`: `effect`, `low`, `high`, and the widest
             null's `null_low` and `null_high`.
+        ax: two to draw into.
+
+    Returns:
+        The left one.
 
     >>> frame = pd.DataFrame({"layer": [1, 2], "effect": [0.1, 0.3], "low": [0, 0.2], "high": [0.2, 0.4]})
     >>> frame = frame.assign(contrast="a", control="own", measure="valence", null_low=-0.2, null_high=0.2)
@@ -73,9 +97,16 @@ def slopes_by_layer(
     'correlation with valence'
     """
     require(frame, "contrast", "control", "measure", "layer", "effect", "null_low", "null_high")
-    kept = frame[
-        frame["contrast"].eq(contrast) & frame["measure"].eq(measure) & frame["control"].isin([control, "own"])
-    ]
-    require(kept, "layer")
-    label = f"correlation with {measure}"
-    return effect_by_layer(kept, ylabel=label, title=plain(contrast), series="control", ax=ax)
+    kept = frame[frame["contrast"].eq(contrast) & frame["measure"].eq(measure)]
+    shown = list(dict.fromkeys([control, "own"]))
+    if ax is None:
+        ax = plt.subplots(1, len(shown), figsize=(9.5, 3.6), sharey=True, layout="constrained", squeeze=False)[1][0]
+    for number, (panel, name) in enumerate(zip(ax, shown, strict=True)):
+        part = kept[kept["control"].eq(name)]
+        require(part, "layer")
+        title = f"{plain(contrast)},\n{IN_WORDS.get(name, name)}"
+        label = f"correlation with {measure}" if number == 0 else ""
+        effect_by_layer(part, ylabel=label, title=title, series="control", ax=panel)
+        if legend := panel.get_legend():
+            legend.remove()
+    return ax[0]

@@ -31,6 +31,7 @@ from scipy.stats import t as student_t
 from torch import Tensor
 
 import emolens.corpus as texts
+from emolens.plots.slopes import IN_WORDS
 from emolens.results import StudyResult
 from emolens.stats import LEVEL, Contrast, Verdict, false_discovery, family_p, finite
 from emolens.vectors.direction import unit
@@ -43,11 +44,7 @@ FEWEST = 20  # rated emotions, below which no correlation over emotions is given
 SCALES = ("valence", "arousal", "dominance")
 BESIDE = ("valence beside arousal", "arousal beside valence")
 AXIS = "axis of valence"
-CONTROL_WORDS = {
-    "others": "less the other contexts", "neutral": "less a neutral exchange", "twin": "less the scenario's twin",
-    "own": "own context alone",
-}  # fmt: skip
-BY_BLOCK = ("valence", AXIS)  # measures whose rows are kept for every block
+BY_BLOCK = ("valence", AXIS)  # measures, of the first source of ratings, that are kept for every block
 LABELS, RANDOM, REPLIES, WITHIN = "shuffled labels", "random gradients", "shuffled replies", "ratings within clusters"
 NEEDED = (LABELS, RANDOM, REPLIES)  # for a verdict, where they can be drawn
 
@@ -546,23 +543,28 @@ def by_wording(values: Float[np.ndarray, "item"], scenarios: Sequence[str], sign
 
 
 def results(found: Alignment, what: str) -> dict[str, StudyResult]:
-    """What a study shows of an `Alignment`: "alignment" (all measures, valence by block too), "ranked", and "wording".
+    """What a study shows of an `Alignment`: "alignment", "ranked", and "wording".
+
+    Other blocks than that of the headline are kept for valence and its axis alone, and the single emotions in the
+    first and the last of the controls.
 
     Args:
         what: whose slopes they are, for the labels of figures, with the unit.
     """
     drawn = [kind for kind in NEEDED if f"{kind}_sd" in found.frame]
-    frame = found.frame[
-        found.frame["measure"].str.split(", ").str[0].isin(BY_BLOCK) | found.frame["layer"].eq(found.layer)
-    ]
+    source = found.options["measure"].partition(", ")[2]
+    by_block = found.frame["measure"].isin([f"{measure}, {source}" for measure in BY_BLOCK])
+    frame = found.frame[by_block | found.frame["layer"].eq(found.layer)]
     frame = frame.rename(columns={"r": "effect"}).reset_index(drop=True)
     lows = [frame[f"{kind}_centre"] - 1.96 * frame[f"{kind}_sd"] for kind in drawn]
     highs = [frame[f"{kind}_centre"] + 1.96 * frame[f"{kind}_sd"] for kind in drawn]
     frame["null_low"], frame["null_high"] = np.min(lows, axis=0), np.max(highs, axis=0)
     null = f"{DRAWS} draws of {', '.join(drawn)}; an effect must be beyond each"
     at_headline = frame[frame["layer"].eq(found.layer) & frame["measure"].eq(found.options["measure"])]
+    frame = frame.drop(columns=[f"{kind}_centre" for kind in (*drawn, WITHIN)])
     wedge = at_headline[["contrast", "control", "null_high"]].rename(columns={"null_high": "null_r"})
-    ranked = found.ranked.merge(wedge, how="left")
+    spoken_of = [found.options["control"], found.frame["control"].iloc[-1]]
+    ranked = found.ranked[found.ranked["control"].isin(spoken_of)].merge(wedge, how="left")
     options = found.options | {"contrast": frame["contrast"].iloc[0]}
     said = {
         "alignment": StudyResult("alignment", frame, _headline(found), null, "slopes_by_layer", options),
@@ -592,7 +594,7 @@ def _headline(found: Alignment) -> str:
     others = "" if row["holds"] else ", and another control turns its sign"
     return (
         f"{row['contrast']}: the slopes of the emotions go with human valence at r = {row['r']:+.2f} "
-        f"[{row['low']:+.2f}, {row['high']:+.2f}] ({CONTROL_WORDS.get(row['control'], row['control'])}), "
+        f"[{row['low']:+.2f}, {row['high']:+.2f}] ({IN_WORDS.get(row['control'], row['control'])}), "
         f"{row['verdict']}{others}."
     )
 
