@@ -45,28 +45,12 @@ def slope_scatter(
     part = frame[frame["contrast"].eq(contrast) & frame["control"].eq(control) & frame["valence"].notna()]
     require(part, "valence")
     x, y = part["valence"].to_numpy(float), part["effect"].to_numpy(float)
-    axes = {"xlabel": "human valence of the word (1 to 9)", "ylabel": ylabel}
-    ax = scatter(
-        part,
-        "valence",
-        "effect",
-        label="emotion",
-        labels=labels,
-        ax=ax,
-        title=f"{contrast}, {IN_WORDS.get(control, control)}",
-        **axes,
-    )
+    title = f"{contrast}, {IN_WORDS.get(control, control)}"
+    axes = {"xlabel": "human valence of the word (1 to 9)", "ylabel": ylabel, "title": title}
+    ax = scatter(part, "valence", "effect", label="emotion", labels=labels, ax=ax, **axes)
     marked = part[part["marked"].astype(bool)]
-    ax.plot(
-        marked["valence"],
-        marked["effect"],
-        "o",
-        ms=7,
-        mfc="none",
-        mec=COLOURS[1],
-        mew=1.6,
-        label="tried one by one, too",
-    )
+    ring = {"ms": 7, "mfc": "none", "mec": COLOURS[1], "mew": 1.6, "label": "tried one by one, too"}
+    ax.plot(marked["valence"], marked["effect"], "o", **ring)
     ends = np.array([x.min(), x.max()])
     if len(part) > 2 and y.std() > 0:
         per_r = y.std() / x.std()
