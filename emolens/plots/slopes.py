@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -49,7 +50,7 @@ def slope_scatter(
     axes = {"xlabel": "human valence of the word (1 to 9)", "ylabel": ylabel, "title": title}
     ax = scatter(part, "valence", "effect", label="emotion", labels=labels, ax=ax, **axes)
     marked = part[part["marked"].astype(bool)]
-    ring = {"ms": 7, "mfc": "none", "mec": COLOURS[1], "mew": 1.6, "label": "tried one by one, too"}
+    ring: dict[str, Any] = {"ms": 7, "mfc": "none", "mec": COLOURS[1], "mew": 1.6, "label": "tried one by one, too"}
     ax.plot(marked["valence"], marked["effect"], "o", **ring)
     ends = np.array([x.min(), x.max()])
     if len(part) > 2 and y.std() > 0:
