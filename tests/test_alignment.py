@@ -172,6 +172,18 @@ def test_what_is_planted_is_in_every_table(known):
     assert (ranked["q"] >= ranked["p"] - 1e-12).all() and ranked["p"].min() < 1 / 200  # finer than a draw of the null
 
 
+def test_wording_is_told_apart_only_where_there_are_scenarios_and_paraphrases(known):
+    vectors, refits = known
+    gradient = replies(np.random.default_rng(3), 4.0)
+    one_scenario = contrast(SCENARIOS[:4], SIGNS[:4], draws=5)
+    first = Contrast(np.pad(one_scenario.point, (0, 92)), np.pad(one_scenario.draws, ((0, 0), (0, 92))))
+    over = {"all": contrast(SCENARIOS, SIGNS, draws=5), "one": first}
+    found = align(told(gradient, over), vectors, refits, draws=39)
+    assert found.wording["contrast"].tolist() == ["all"] and found.wording["effect"].item() > 0
+    shown = alignment.results(found, "slope")
+    assert list(shown) == ["alignment", "ranked", "wording"] and "all:" in shown["ranked"].headline()
+
+
 def test_the_sign_under_another_control_is_told(known):
     vectors, refits = known
     planted = replies(np.random.default_rng(3), 4.0)[:, None]

@@ -498,8 +498,9 @@ def wordings(gradients: Gradients, vectors: EmotionVectors, ratings: Ratings) ->
     rows = []
     for name, over in gradients.contrasts.items():
         signs = np.sign(over.point).astype(int)
-        kinds = pd.Series(list(zip(gradients.scenarios, signs, strict=True)))[signs != 0]
-        if set(signs) >= {1, -1} and kinds.duplicated().any():
+        kinds = pd.DataFrame({"scenario": gradients.scenarios, "sign": signs})[signs != 0]
+        several = kinds["scenario"].nunique() > 1 and kinds.duplicated().any()
+        if several and set(signs) >= {1, -1}:
             found = by_wording(along, gradients.scenarios, signs.tolist())
             rows.append({"contrast": name, "control": control, "layer": layer} | found)
     return pd.DataFrame(rows)
