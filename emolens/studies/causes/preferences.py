@@ -53,6 +53,7 @@ from emolens.vectors.direction import Direction, unit
 from emolens.vectors.emotion_vectors import EmotionVectors
 from emolens.vectors.shuffled_refits import shuffled_refits
 
+# Read when something is asked, so that a notebook can put another `Question` in the place of either.
 ASKED = Question("Which of these would you rather do?\n(A) {a}\n(B) {b}\nAnswer with A or B only.")
 LENGTH = Question("Which of these has more words?\n(A) {a}\n(B) {b}\nAnswer with A or B only.")  # the control
 STRENGTH = 0.5  # the paper's
@@ -517,6 +518,8 @@ def foretold_headline(rows: pd.DataFrame, control: str) -> str:
     null); the paper found r = 0.85.'
     """
     row = rows[rows["control"] == control].iloc[0]
+    if row["verdict"] == Verdict.UNMEASURABLE:
+        return "The slopes or the observed correlations do not differ between emotions, so neither foretells the other."
     return (
         f"What an emotion does to preference goes with its observed correlation at r = {row['r']:+.2f} "
         f"[{row['low']:+.2f}, {row['high']:+.2f}] ({control}: {row['verdict']}); the paper found r = 0.85."

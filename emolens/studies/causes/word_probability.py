@@ -199,7 +199,7 @@ def all_rows(
         A row for each word, and one for their mean ("all words"): `share`, of the other vectors that raise the word
         less, with the bootstrap interval over questions and over those vectors (for the mean over words, too); `rank`,
         1 for the one that raises it most, and which that is (`highest`); `slope`, in nats for a strength of 0.1; and in
-        "full" the share of the same row in 999 sets with shuffled labels, and of 999 random directions in its place.
+        "full" the share of the same row in 999 sets with shuffled labels, and in 999 sets of random directions.
         The verdict of a word is that of the greatest p, corrected for the number of words (`q`).
 
     >>> list(all_rows(model, vectors, "quick", 2, ["calm", "sad"]).table()["word"])
@@ -315,13 +315,11 @@ def _shares_by_chance(
     seed: int,
 ) -> Iterator[tuple[str, np.ndarray]]:
     """The kinds of null, each with the shares [draw word] of its draws."""
-    total = each.mean(dim=0)
-    units = vectors.matrix(layer).double()
-    generator = torch.Generator().manual_seed(seed)
-    drawn = unit(torch.randn(DRAWS, len(rows), total.shape[1], generator=generator, dtype=torch.float64))
-    others = torch.stack([torch.cat([units[:row], units[row + 1 :]]) for row in rows])  # [word emotion-1 d_model]
-    against = torch.einsum("wd,wed->we", total, others)
-    yield "random", _below(against, torch.einsum("bwd,wd->bw", drawn, total), len(units) - 1, ties=0)
+    total, generator = each.mean(dim=0), torch.Generator().manual_seed(seed)
+    # Slopes along random directions are as normal as the directions' entries, and go together as the gradients do.
+    together = torch.linalg.qr(total.T).R.T
+    drawn = torch.randn(DRAWS, len(vectors.emotions), together.shape[1], generator=generator, dtype=torch.float64)
+    yield "random", shares((drawn @ together.T).transpose(1, 2), rows)
     refits = shuffled_refits(model, vectors, DRAWS, seed)
     slopes = (torch.einsum("bed,wd->bwe", unit(sets).double(), total) for sets in refits.at(layer))
     yield LABELS, np.concatenate([shares(part, rows) for part in slopes])
