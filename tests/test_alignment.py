@@ -198,6 +198,7 @@ def test_relations_are_those_of_a_regression():
     expected = [np.corrcoef(slopes, scale)[0, 1] for scale in scales]
     design = np.stack([standard(scales[0]), standard(scales[1])], axis=1)
     expected += np.linalg.lstsq(design, standard(slopes), rcond=None)[0].tolist()
+    expected.append((slopes * standard(scales[0])).mean())
     assert alignment.relations(slopes, scales) == pytest.approx(expected)
     assert np.isnan(alignment.relations(np.full(40, 0.3), scales)).all()
 

@@ -53,8 +53,8 @@ def planted_case():
         patch.setattr(corpus, "neutral", lambda: neutral(0))
         model = case_model()
         vectors = el.derive(model, stories(0), cache=False, progress=False)
-        directions = [vectors[name] for name in EMOTIONS]
-        yield model, vectors, null_directions(model, vectors, directions, 39, LAYER, corpus=stories(0), seed=1)
+    directions = [vectors[name] for name in EMOTIONS]
+    return model, vectors, null_directions(model, vectors, directions, 39, LAYER, corpus=stories(0), seed=1)
 
 
 def studied(of, planted_case, **options):
@@ -105,7 +105,8 @@ def test_200_random_directions_are_called_as_often_as_a_5_percent_test_may(plant
     model, vectors, _ = planted_case
     items = replies.prepare(model, rows(sycophancy), ["sycophantic", "honest"])
     over = {"planted": replies.between(items, "sycophantic", "honest")}
-    _, gradient = replies.sensitivity(model, items, LAYER, progress=False)
+    _, slopes = replies.reply_gradients(model, items, [LAYER], progress=False)
+    gradient = np.stack([slopes["own"][:, 0], slopes["others"][:, 0]])
     called = 0
     for number, one in enumerate(random_directions(vectors["calm"], 200, seed=7)):
         drawn = [[x] for x in random_directions(one, 78, 10_000 + number)]
@@ -142,21 +143,22 @@ def test_gradients_are_the_slopes_of_steered_log_probabilities(name, request, fe
 
 def test_a_reply_is_scored_in_its_own_context_less_the_controls(planted_case):
     model, _, _ = planted_case
-    items = replies.prepare(model, rows(sycophancy), ["sycophantic", "honest"], controls=2)
+    items = replies.prepare(model, rows(sycophancy), ["sycophantic", "honest"], others=2)
     reply = next(item for item in items if item.scenario == "L7-firm7")
     prompts = [f"topic{t} word24 topic{t}" for t in (7, 0, 1)]  # its own, and the next two in turn
     user = [[{"role": "user", "content": prompt}] for prompt in prompts]
     own, *controls = (float(log_probs(model, prompt, [reply.ids], per_token=True)[0, 0]) for prompt in user)
     expected = own - sum(controls) / 2
     assert float(replies.Preference()(model, reply)) == pytest.approx(expected, abs=1e-5)
-    values, _ = replies.sensitivity(model, items, LAYER, progress=False)
+    values, _ = replies.reply_gradients(model, items, [LAYER], progress=False)
     at = items.index(reply)
-    assert values[0, at] - values[1, at] == pytest.approx(expected, abs=1e-5)
+    assert values["own"][at] - values["others"][at] == pytest.approx(expected, abs=1e-5)
 
 
 def test_steering_the_prompt_too_is_another_number_than_steering_the_reply(planted_case):
     model, vectors, _ = planted_case
     items = replies.prepare(model, rows(sycophancy)[:2], ["sycophantic"])
+    (own,) = items[0].contexts["own"]
     directions = [vectors["afraid"], vectors["calm"]]
     shared, whole = replies.Preference(), replies.Preference("all")
     for _ in range(2):  # what was kept under one steering is not taken for another
@@ -164,23 +166,23 @@ def test_steering_the_prompt_too_is_another_number_than_steering_the_reply(plant
             reply_only = shared(model, items[0])
         with el.steer(model, directions, 0.3, LAYER):
             both = whole(model, items[0])
-            alone = log_probs(model, SharedPrompt(model, items[0].own), [items[0].ids], per_token=True)[:, 0]
-            assert torch.allclose(whole.score(model, items[0].own, items[0]), alone, atol=1e-6)
+            alone = log_probs(model, SharedPrompt(model, own), [items[0].ids], per_token=True)[:, 0]
+            assert torch.allclose(whole.score(model, own, items[0]), alone, atol=1e-6)
         assert not torch.allclose(reply_only, both, atol=1e-4)
         directions.reverse()
 
 
 def test_the_same_firm_without_a_threat_is_the_control():
     packaged = corpus.stimuli("leverage")
-    twins = leverage.same_firm(packaged)
+    twins = {name: row["id"] for name, row in leverage.quiet_twins(packaged).items()}
     assert len(twins) == 10 and twins["L1-kestrel-bay"] == "L7-kestrel-bay-no-threat"
     assert twins["L8-tamarind-loom-escalation"] == twins["L2-tamarind-loom"] == "L14-tamarind-loom-no-threat"
     assert set(twins.values()) == set(leverage.scenarios(packaged, "no_threat"))
     with pytest.raises(ValueError, match="9 of 10 scenarios have no quiet twin, the first is 'L2-tamarind-loom'"):
-        leverage.same_firm([row for row in packaged if "no-threat" not in row["id"] or "L7" in row["id"]])
+        leverage.quiet_twins([row for row in packaged if "no-threat" not in row["id"] or "L7" in row["id"]])
     found = leverage.pairs(packaged)
     assert found["coercive over honest"].scenarios == leverage.scenarios(packaged, "threat")
-    assert len(found) == 5 and len(leverage.scenarios(packaged, "threat")) == 9
+    assert len(found) == 4 and len(leverage.scenarios(packaged, "threat")) == 9
 
 
 def test_unequal_lengths_are_warned_of_or_held_equal(planted_case):
@@ -201,10 +203,10 @@ def test_rows_that_cannot_be_studied_are_named(planted_case):
         replies.prepare(model, few, ["kind"])
     with pytest.raises(ValueError, match="'L0-firm0' has no list of replies 'honest': 'one text'"):
         replies.prepare(model, [few[0] | {"honest": "one text"}, few[1]], ["honest"])
-    with pytest.raises(ValueError, match="1 scenarios with controls=None"):
+    with pytest.raises(ValueError, match="1 scenarios with others=None"):
         replies.prepare(model, few[:1], ["honest"])
-    with pytest.raises(ValueError, match="8 scenarios with controls=8"):
-        replies.prepare(model, few, ["honest"], controls=8)
+    with pytest.raises(ValueError, match="8 scenarios with others=8"):
+        replies.prepare(model, few, ["honest"], others=8)
     with pytest.raises(ValueError, match="size='big'"):
         sycophancy.run(model, vectors, "big")
     items = replies.prepare(model, few, ["honest"])
@@ -212,7 +214,7 @@ def test_rows_that_cannot_be_studied_are_named(planted_case):
         el.steer(model, [vectors["calm"]] * 2, 0.1, LAYER, "generation"),
         pytest.raises(ValueError, match="steering of 2 rows"),
     ):
-        replies.sensitivity(model, items, LAYER)
+        replies.reply_gradients(model, items, [LAYER])
 
 
 def test_few_scenarios_are_called_few(planted_case):
@@ -222,7 +224,7 @@ def test_few_scenarios_are_called_few(planted_case):
     assert few["first_order"].headline().startswith("In these 3 scenarios, afraid moves x most")
     assert "In these" not in studied(sycophancy, planted_case)["first_order"].headline()
     quick = sycophancy.run(model, vectors, "quick", rows(sycophancy), EMOTIONS, {"layer": LAYER}, progress=False)
-    assert set(quick["first_order"].table()["verdict"]) == {Verdict.NO_NULL} and len(quick) == 2
+    assert set(quick["first_order"].table()["verdict"]) == {Verdict.NO_NULL} and len(quick) == 3
 
 
 def test_a_contrast_is_a_difference_of_means_and_holds_a_covariate_equal():

@@ -11,6 +11,7 @@ from emolens.plots.layers import effect_by_layer, layer_sweep, reliability
 from emolens.plots.maps import emotion_map, interactive_map
 from emolens.plots.matrices import score_matrix, similarity_matrix
 from emolens.plots.saving import gallery, save
+from emolens.plots.slopes import slope_scatter, slopes_by_layer
 from emolens.plots.tables import agreement, component_bars, detection_bars, value_curves
 from emolens.plots.tokens import token_curves, token_scores
 from emolens.plots.training import loss_curve, shift_dots, watched_curves
@@ -39,6 +40,8 @@ __all__ = [
     "score_matrix",
     "shift_dots",
     "similarity_matrix",
+    "slope_scatter",
+    "slopes_by_layer",
     "token_curves",
     "token_scores",
     "value_curves",

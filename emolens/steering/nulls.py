@@ -17,6 +17,7 @@ from emolens.vectors.derive import pool_stories
 from emolens.vectors.direction import Direction, unit
 from emolens.vectors.emotion_vectors import EmotionVectors
 from emolens.vectors.refit import refit, stories_of
+from emolens.vectors.shuffled_refits import shuffled_refits
 
 FEWEST = 10  # draws of each kind, below which nothing is said of where one more would lie
 
@@ -175,7 +176,7 @@ def null_directions(
     draws: int = BY_RANK,
     layers: int | Sequence[int] | None = None,
     seed: int = 0,
-    **refit_options: Any,
+    corpus: Corpus | None = None,
 ) -> Nulls:
     """Directions that mean nothing, in families as large as `directions`.
 
@@ -195,15 +196,19 @@ def null_directions(
         # Under the name of what they stand for, so that a measure may ask for the emotion of a row.
         families["random"].append([replace(null, name=like.name) for null, like in zip(drawn, directions, strict=True)])
     if all(direction.terms for direction in directions):
+        corpus = stories_of(vectors, corpus)
+        pooled = pool_stories(model, corpus, progress=False)
+        refits = shuffled_refits(model, vectors, draws, seed, corpus, pooled)
+        weights = torch.zeros(len(directions), len(vectors.emotions))
+        for row, direction in enumerate(directions):
+            for emotion, weight in direction.terms:
+                weights[row, vectors.index(emotion)] += weight
+        at_each = [torch.cat([weights @ unit(sets) for sets in refits.at(layer)]) for layer in chosen]
+        values = torch.stack(at_each, dim=2)  # [draw direction layer d_model]
+        like = vectors.at(*chosen)
+        options = {"layers": like.layers, "residual_norm": like.residual_norm, "centre": like.centre_stories}
         families["shuffled labels"] = [
-            [_combined(direction, other) for direction in directions]
-            for other in shuffled(model, vectors, chosen, draws, seed, **refit_options)
+            [replace(direction, values=x, **options) for direction, x in zip(directions, family, strict=True)]
+            for family in values
         ]
     return Nulls(families)
-
-
-def _combined(direction: Direction, vectors: EmotionVectors) -> Direction:
-    """The combination of emotions that `direction` is, made of other vectors."""
-    values = torch.stack([weight * vectors[emotion].values for emotion, weight in direction.terms]).sum(dim=0)
-    norm, centre = vectors.residual_norm, vectors.centre_stories
-    return replace(direction, values=values, layers=vectors.layers, residual_norm=norm, centre=centre)

@@ -14,6 +14,9 @@ It is held against four nulls, each of which leaves something of the structure i
 
 A verdict needs the first three. The block, the control and the scale of the headline are stated here, before any
 result: the vectors' default block, the first control of `Gradients.controls`, valence of the Glasgow norms.
+
+A correlation tells of the order of the slopes and not of their size. Beside it stands the slope along the axis of
+valence: the mean product of the slopes and the standardised ratings, in nats per token.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -28,6 +31,7 @@ from scipy.stats import t as student_t
 from torch import Tensor
 
 import emolens.corpus as texts
+from emolens.results import StudyResult
 from emolens.stats import LEVEL, Contrast, Verdict, false_discovery, family_p, finite
 from emolens.vectors.direction import unit
 from emolens.vectors.emotion_vectors import EmotionVectors
@@ -37,7 +41,13 @@ DRAWS = 999  # of each null
 DOSE = 0.1  # slopes are given per this strength
 FEWEST = 20  # rated emotions, below which no correlation over emotions is given
 SCALES = ("valence", "arousal", "dominance")
-HEADLINE = "valence, glasgow"
+BESIDE = ("valence beside arousal", "arousal beside valence")
+AXIS = "axis of valence"
+CONTROL_WORDS = {
+    "others": "less the other contexts", "neutral": "less a neutral exchange", "twin": "less the scenario's twin",
+    "own": "own context alone",
+}  # fmt: skip
+BY_BLOCK = ("valence", AXIS)  # measures whose rows are kept for every block
 LABELS, RANDOM, REPLIES, WITHIN = "shuffled labels", "random gradients", "shuffled replies", "ratings within clusters"
 NEEDED = (LABELS, RANDOM, REPLIES)  # for a verdict, where they can be drawn
 
@@ -57,8 +67,7 @@ class Ratings:
     @property
     def measures(self) -> tuple[str, ...]:
         """The names of what `relations` gives: the correlations, then the regression on valence and arousal."""
-        both = ("valence beside arousal", "arousal beside valence")
-        return tuple(f"{name}, {self.source}" for name in (*self.scales, *both))
+        return tuple(f"{name}, {self.source}" for name in (*self.scales, *BESIDE, AXIS))
 
 
 def ratings_of(emotions: Sequence[str], sources: Sequence[str] = tuple(texts.RATINGS)) -> list[Ratings]:
@@ -92,17 +101,19 @@ def ratings_of(emotions: Sequence[str], sources: Sequence[str] = tuple(texts.RAT
 def relations(
     slopes: Float[np.ndarray, "... rated"], scales: Float[np.ndarray, "... scale rated"]
 ) -> Float[np.ndarray, "... measure"]:
-    """Correlation of slopes with each scale, then the two coefficients of valence and arousal together.
+    """Correlation of slopes with each scale, the two coefficients of valence and arousal together, and the axis.
 
-    The regression is that of the standardised slopes on the standardised first two scales. Slopes that are all alike
-    have no order and give NaN.
+    The regression is that of the standardised slopes on the standardised first two scales. The last is the slope along
+    the axis of the first scale: the mean product of slopes and standardised ratings. Slopes that are all alike have no
+    order and give NaN.
     """
     x, y = _standardised(slopes), _standardised(scales)
     r = np.einsum("...r,...sr->...s", x, y)
     between = np.einsum("...r,...r->...", y[..., 0, :], y[..., 1, :])
     away = np.maximum(1 - between**2, 1e-9)
     betas = (r[..., :2] - r[..., 1::-1] * between[..., None]) / away[..., None]
-    return np.concatenate([r, betas], axis=-1)
+    along = r[..., :1] * np.asarray(slopes).std(axis=-1, keepdims=True)
+    return np.concatenate([r, betas, along], axis=-1)
 
 
 def _standardised(x: np.ndarray) -> np.ndarray:
@@ -253,7 +264,8 @@ def relate(slopes: Slopes, ratings: Sequence[Ratings], draws: int = DRAWS, seed:
         picks = rng.integers(0, len(rated.rows), (slopes.resampled.shape[1], len(rated.rows)))
         again = np.take_along_axis(slopes.resampled[:, :, rated.rows], picks[None], axis=2)
         values = relations(again, y[:, picks].swapaxes(0, 1))
-        ends.append(interval(with_less_noise(again, values, x, slopes.resampled[:, :, rated.rows])))
+        order = with_less_noise(again, values[..., :-1], x, slopes.resampled[:, :, rated.rows])
+        ends.append(interval(np.concatenate([order, values[..., -1:]], axis=-1)))
         names += rated.measures
         observed.append(point)
         for kind, null in slopes.nulls.items():
@@ -328,14 +340,14 @@ class Alignment:
             interval; for each kind of null where it lies (`_centre`, `_sd`), p, and p with all blocks as one family
             (`_blocks`); the verdict of the block, and that of all blocks.
         ranked: a row for each contrast, control and emotion at the headline's block, strongest first (see `ranking`).
-        headline: the rows that are spoken of first: one for each contrast, in the first control.
-        slopes: at the headline's block, with the nulls, for figures.
+        wording: a row for each contrast that has paraphrases: its slope along the axis of valence in the last control
+            (the own context alone), with scenario and wording as random effects (see `by_wording`).
     """
 
     frame: pd.DataFrame
     ranked: pd.DataFrame
+    wording: pd.DataFrame
     layer: int
-    slopes: Slopes
     options: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -386,7 +398,7 @@ def align(
     options = {"control": next(iter(gradients.controls)), "measure": ratings[0].measures[0]}
     frame = tabulated(gradients.columns, found)
     ranked = ranking(gradients.columns, kept, vectors.emotions, ratings[0], marked)
-    return Alignment(frame, ranked, layer, kept, options)
+    return Alignment(frame, ranked, wordings(gradients, vectors, ratings[0]), layer, options)
 
 
 def tabulated(columns: Sequence[tuple[str, str]], found: Mapping[int, Relations]) -> pd.DataFrame:
@@ -479,6 +491,23 @@ def tail_of_null(
     return (1 + reached) / (1 + tail.size)
 
 
+def wordings(gradients: Gradients, vectors: EmotionVectors, ratings: Ratings) -> pd.DataFrame:
+    """The rows of `Alignment.wording`, at the vectors' default block."""
+    control, layer = list(gradients.controls)[-1], vectors.default_layer
+    weights = _standardised(ratings.values[0]) / len(ratings.rows) ** 0.5
+    axis = weights @ vectors.matrix(layer).double().numpy()[ratings.rows]
+    axis = DOSE * float(vectors.at(layer).residual_norm[0]) * axis
+    along = gradients.controls[control][:, gradients.layers.index(layer)].astype(float) @ axis
+    rows = []
+    for name, over in gradients.contrasts.items():
+        signs = np.sign(over.point).astype(int)
+        kinds = pd.Series(list(zip(gradients.scenarios, signs, strict=True)))[signs != 0]
+        if set(signs) >= {1, -1} and kinds.duplicated().any():
+            found = by_wording(along, gradients.scenarios, signs.tolist())
+            rows.append({"contrast": name, "control": control, "layer": layer} | found)
+    return pd.DataFrame(rows)
+
+
 def by_wording(values: Float[np.ndarray, "item"], scenarios: Sequence[str], signs: Sequence[int]) -> dict[str, float]:
     """Effect of the kind of reply by a mixed model, scenario and wording being random: a way that needs no control.
 
@@ -514,3 +543,74 @@ def by_wording(values: Float[np.ndarray, "item"], scenarios: Sequence[str], sign
     reach = float(student_t.ppf(0.975, n - 1)) * (total / n) ** 0.5
     spread = {"sd_scenario": max(total - within, 0.0) ** 0.5, "sd_wording": float(within) ** 0.5}
     return {"effect": effect, "low": effect - reach, "high": effect + reach} | spread
+
+
+def results(found: Alignment, what: str) -> dict[str, StudyResult]:
+    """What a study shows of an `Alignment`: "alignment" (all measures, valence by block too), "ranked", and "wording".
+
+    Args:
+        what: whose slopes they are, for the labels of figures, with the unit.
+    """
+    drawn = [kind for kind in NEEDED if f"{kind}_sd" in found.frame]
+    frame = found.frame[
+        found.frame["measure"].str.split(", ").str[0].isin(BY_BLOCK) | found.frame["layer"].eq(found.layer)
+    ]
+    frame = frame.rename(columns={"r": "effect"}).reset_index(drop=True)
+    lows = [frame[f"{kind}_centre"] - 1.96 * frame[f"{kind}_sd"] for kind in drawn]
+    highs = [frame[f"{kind}_centre"] + 1.96 * frame[f"{kind}_sd"] for kind in drawn]
+    frame["null_low"], frame["null_high"] = np.min(lows, axis=0), np.max(highs, axis=0)
+    null = f"{DRAWS} draws of {', '.join(drawn)}; an effect must be beyond each"
+    at_headline = frame[frame["layer"].eq(found.layer) & frame["measure"].eq(found.options["measure"])]
+    wedge = at_headline[["contrast", "control", "null_high"]].rename(columns={"null_high": "null_r"})
+    ranked = found.ranked.merge(wedge, how="left")
+    options = found.options | {"contrast": frame["contrast"].iloc[0]}
+    said = {
+        "alignment": StudyResult("alignment", frame, _headline(found), null, "slopes_by_layer", options),
+        "ranked": StudyResult(
+            "ranked", ranked, _ranked_headline(found), "sets with shuffled labels, at a false discovery rate of 5 %",
+            "slope_scatter", {"contrast": options["contrast"], "control": options["control"], "ylabel": what},
+        ),
+    }  # fmt: skip
+    if len(found.wording):
+        sentence = _wording_headline(found.wording.iloc[0])
+        mixed = "none: the interval is Student's over scenarios; wording is a random effect"
+        said["wording"] = StudyResult("wording", found.wording, sentence, mixed)
+    return said
+
+
+def unmeasurable(reason: str) -> dict[str, StudyResult]:
+    """In place of `results`, where the emotions cannot be held against ratings."""
+    frame = pd.DataFrame([{"measure": "valence", "verdict": Verdict.UNMEASURABLE, "reason": reason}])
+    sentence = "Whether the slopes follow human ratings cannot be measured with these emotions."
+    return {"alignment": StudyResult("alignment", frame, sentence, f"none: {reason}")}
+
+
+def _headline(found: Alignment) -> str:
+    row = found.headline.iloc[0]
+    if row["verdict"] == Verdict.UNMEASURABLE:
+        return f"{row['contrast']}: the gradients cancel, so the order of the slopes cannot be measured."
+    others = "" if row["holds"] else ", and another control turns its sign"
+    return (
+        f"{row['contrast']}: the slopes of the emotions go with human valence at r = {row['r']:+.2f} "
+        f"[{row['low']:+.2f}, {row['high']:+.2f}] ({CONTROL_WORDS.get(row['control'], row['control'])}), "
+        f"{row['verdict']}{others}."
+    )
+
+
+def _ranked_headline(found: Alignment) -> str:
+    first = found.ranked.iloc[0]
+    part = found.ranked[(found.ranked["contrast"] == first["contrast"]) & (found.ranked["control"] == first["control"])]
+    if first["verdict"] in (Verdict.UNMEASURABLE, Verdict.NO_NULL):
+        return f"{first['contrast']}: no emotion can be tested by itself ({first['verdict']})."
+    beyond = int((part["verdict"] == Verdict.BEYOND).sum())
+    return (
+        f"{first['contrast']}: {beyond} of {len(part)} emotions count by themselves at a false discovery rate of 5 %; "
+        f"the strongest is {first['emotion']} ({first['effect']:+.3f})."
+    )
+
+
+def _wording_headline(row: pd.Series) -> str:
+    return (
+        f"{row['contrast']}, own context alone: along the axis of valence the slope is {row['effect']:+.4f} "
+        f"[{row['low']:+.4f}, {row['high']:+.4f}] with scenario and wording as random effects."
+    )

@@ -1,9 +1,12 @@
-"""Which of two kinds of reply does a model prefer, and what does steering change? (paper, section 8)
+"""Which of two kinds of reply does a model prefer, and what does a direction change? (paper, section 8)
 
 Works on a model of any size: nothing is written, given replies are scored. The measure is the log-probability per
-token of a reply in its own context, less the same in contexts in which it would be as good a sentence but no answer
-to the situation (a mere liking of its wording). A preference is the difference of that between two kinds of reply;
-`cases` tests it.
+token of a reply in its own context, less the same in a control: a context in which it would be as good a sentence and
+no answer to the situation. A preference is the difference of that between two kinds of reply. The controls are
+
+- "others": the contexts of the other scenarios, their mean;
+- "neutral": an exchange about facts, of about the length of the own context;
+- "twin": the scenario's own twin, where it has one: the question asked calmly, or the inbox without a threat.
 """
 
 import warnings
@@ -20,68 +23,87 @@ from tqdm.auto import tqdm
 from emolens.judging.rubrics import conversation
 from emolens.models.log_probs import SharedPrompt, gradients, log_probs, token_ids
 from emolens.models.model import HookedModel
-from emolens.models.texts import Encoding, Text
+from emolens.models.texts import Encoding, Message, Text
 from emolens.stats import Contrast, contrast
 from emolens.steering.steer import Where
+from emolens.training.packaged_children import neutral_dialogues
 
+OWN, OTHERS, NEUTRAL, TWIN = "own", "others", "neutral", "twin"
 RATIO = 1.5  # of the lengths of two kinds of reply, from which on they are not alike
 
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A reply, the prompt that it answers, and those in which its wording alone is scored."""
+    """A reply, and by name the contexts that it is scored in: its own, and those of each control."""
 
     scenario: str
     kind: str
     ids: tuple[int, ...]
-    own: Encoding
-    controls: tuple[Encoding, ...]
+    contexts: Mapping[str, tuple[Encoding, ...]]
 
 
 def prepare(
     model: HookedModel,
     rows: Sequence[Mapping[str, Any]],
     kinds: Sequence[str],
-    controls: int | None = None,
-    same: Mapping[str, str] | None = None,
+    others: int | None = None,
+    twins: Mapping[str, Mapping[str, Any]] | None = None,
     context: Callable[[Mapping[str, Any]], Text] = conversation,
 ) -> list[Candidate]:
-    """The replies of some kinds to all scenarios.
+    """The replies of some kinds to all scenarios, in their own context and in the controls.
 
     Args:
         rows: scenarios with an `id`, what `context` reads, and a list of replies under each kind.
-        controls: of how many other scenarios the contexts are the control, taken in turn so that each serves as often
-            as any other; default all.
+        others: how many other scenarios are a control, taken in turn so that each serves as often as any other;
+            default all. Two scenarios with the same twin are one situation, and no control of each other.
+        twins: scenario -> its twin, a row that `context` reads; none, and there is no control of that name.
         context: from a scenario to the conversation before the reply.
-        same: scenario -> the one whose context is its control, where there is one that differs in the threat alone.
 
     Raises:
-        ValueError: a scenario that lacks replies of a kind, no other scenario to serve as control, or a twin
-            that is not among the rows.
+        ValueError: a scenario that lacks replies of a kind, no other scenario to serve as control, or some scenarios
+            with a twin and others without.
     """
-    names = [row["id"] for row in rows]
     for row in rows:
         for kind in kinds:
             if not row.get(kind) or isinstance(row[kind], str):
                 raise ValueError(f"scenario {row['id']!r} has no list of replies {kind!r}: {row.get(kind)!r}")
-    if len(rows) < 2 or (controls is not None and not 0 < controls < len(rows)):
+    if len(rows) < 2 or (others is not None and not 0 < others < len(rows)):
         raise ValueError(
-            f"{len(rows)} scenarios with controls={controls}: the contexts of 1 to {len(rows) - 1} other scenarios "
+            f"{len(rows)} scenarios with others={others}: the contexts of 1 to {len(rows) - 1} other scenarios "
             f"can be the control, so there must be at least two scenarios"
         )
-    prompts = [model.encode(context(row)) for row in rows]
+    twins = twins or {}
+    if twins and (lacking := [row["id"] for row in rows if row["id"] not in twins]):
+        raise ValueError(f"{len(lacking)} of {len(rows)} scenarios have no twin; the first is {lacking[0]!r}")
+    own = {row["id"]: model.encode(context(row)) for row in rows}
+    calm = {twin["id"]: model.encode(context(twin)) for twin in twins.values()}
     found = []
     for number, row in enumerate(rows):
-        others = [(number + step) % len(rows) for step in range(1, 1 + (controls or len(rows) - 1))]
-        if same and row["id"] in same:
-            if same[row["id"]] not in names:
-                raise ValueError(f"the twin {same[row['id']]!r} of scenario {row['id']!r} is not among the rows")
-            others = [names.index(same[row["id"]])]
+        name, twin = row["id"], twins.get(row["id"], {}).get("id")
+        turn = [rows[(number + step) % len(rows)]["id"] for step in range(1, len(rows))]
+        apart = [other for other in turn if twin is None or twins[other]["id"] != twin] or turn
+        contexts = {OWN: (own[name],), OTHERS: tuple(own[other] for other in apart[:others])}
+        contexts[NEUTRAL] = (model.encode(neutral_exchange(model, len(own[name].ids), number)),)
+        if twin is not None:
+            contexts[TWIN] = (calm[twin],)
         for kind in kinds:
-            for text in row[kind]:
-                ids = tuple(token_ids(model, text))
-                found.append(Candidate(row["id"], kind, ids, prompts[number], tuple(prompts[i] for i in others)))
+            found += [Candidate(name, kind, tuple(token_ids(model, text)), contexts) for text in row[kind]]
     return found
+
+
+def neutral_exchange(model: HookedModel, tokens: int, start: int = 0) -> list[Message]:
+    """Turns of the packaged neutral dialogues, from number `start` on, up to the user's turn nearest to that length."""
+    dialogues, turns, best, miss = neutral_dialogues(), list[Message](), list[Message](), float("inf")
+    for step in range(len(dialogues)):
+        for turn in dialogues[(start + step) % len(dialogues)]:
+            turns.append(turn)
+            if turn["role"] == "user":
+                away = len(model.encode(turns).ids) - tokens
+                if abs(away) < miss:
+                    best, miss = list(turns), abs(away)
+                if away > 0:
+                    return best
+    return best
 
 
 def between(
@@ -121,21 +143,26 @@ def between(
 
 
 class Preference:
-    """The measure for `dose_response`: log-probability per token in the own context less that in the controls.
+    """The measure for `dose_response`: log-probability per token in the own context less that in a control.
 
     Args:
         where: that of the steering. For "generation" a prompt is run once for all; for any other place it is steered,
             and so it is run in every row of every steering.
+        control: the name of the control.
     """
 
-    def __init__(self, where: Where = "generation") -> None:
+    def __init__(self, where: Where = "generation", control: str = OTHERS) -> None:
         self.anywhere = isinstance(where, str) and where == "generation"
+        self.control = control
         self.under: Any = None
         self.prompts: dict[int, SharedPrompt] = {}
 
     def __call__(self, model: HookedModel, reply: Candidate) -> Float[Tensor, "row"]:
-        own, *controls = (self.score(model, prompt, reply) for prompt in (reply.own, *reply.controls))
-        return own - torch.stack(controls).mean(dim=0)
+        own, control = (
+            torch.stack([self.score(model, prompt, reply) for prompt in reply.contexts[name]]).mean(dim=0)
+            for name in (OWN, self.control)
+        )
+        return own - control
 
     def score(self, model: HookedModel, prompt: Encoding, reply: Candidate) -> Float[Tensor, "row"]:
         """Log-probability per token after one prompt."""
@@ -146,24 +173,33 @@ class Preference:
         return log_probs(model, self.prompts[id(prompt)], [reply.ids], per_token=True)[:, 0]
 
 
-def sensitivity(
-    model: HookedModel, items: Sequence[Candidate], layer: int, progress: bool = True
-) -> tuple[Float[np.ndarray, "place item"], Float[np.ndarray, "place item d_model"]]:
+def reply_gradients(
+    model: HookedModel, items: Sequence[Candidate], layers: Sequence[int], progress: bool = True
+) -> tuple[dict[str, Float[np.ndarray, "item"]], dict[str, Float[np.ndarray, "item layer d_model"]]]:
     """Log-probability per token of each reply, unsteered, and its gradient by what steering adds to its tokens.
 
-    The places are the own context and the mean over the controls. The product of the gradient and a direction is the
-    effect of a small strength, exactly: one backward pass serves the emotions and any number of null directions.
+    Both by the name of the context (see `prepare`). The product of a gradient and a direction is the effect of a small
+    strength, exactly: one backward pass for each reply and context serves all blocks, emotions and null directions.
     """
-    values, slopes = np.zeros((2, len(items))), np.zeros((2, len(items), model.d_model))
-    wanted: dict[int, tuple[Encoding, list[tuple[int, int, float]]]] = {}
+    names = list(items[0].contexts)
+    values = {name: np.zeros(len(items)) for name in names}
+    slopes = {name: np.zeros((len(items), len(layers), model.d_model), dtype=np.float32) for name in names}
+    wanted: dict[int, tuple[Encoding, dict[int, list[tuple[str, float]]]]] = {}
     for number, item in enumerate(items):
-        for place, prompts in enumerate(((item.own,), item.controls)):
+        for name, prompts in item.contexts.items():
             for prompt in prompts:
-                wanted.setdefault(id(prompt), (prompt, []))[1].append((place, number, 1 / len(prompts)))
+                asked = wanted.setdefault(id(prompt), (prompt, {}))[1]
+                asked.setdefault(number, []).append((name, 1 / len(prompts)))
     for prompt, asked in tqdm(wanted.values(), unit="prompt", disable=not progress):
-        shared = SharedPrompt(model, prompt)
-        found = gradients(model, shared, [items[number].ids for _, number, _ in asked], layer)
-        for (place, number, weight), value, slope in zip(asked, *found, strict=True):
-            values[place, number] += weight * float(value)
-            slopes[place, number] += weight * slope.numpy()
+        found = gradients(model, SharedPrompt(model, prompt), [items[number].ids for number in asked], list(layers))
+        for (number, counted), value, slope in zip(asked.items(), *found, strict=True):
+            for name, weight in counted:
+                values[name][number] += weight * float(value)
+                slopes[name][number] += weight * slope.numpy()
     return values, slopes
+
+
+def less_controls(of: Mapping[str, np.ndarray], first: str = OTHERS) -> dict[str, np.ndarray]:
+    """What is left of the own context after each control, `first` before the rest, then the own context alone."""
+    controls = [first, *(name for name in of if name not in (OWN, first))]
+    return {name: of[OWN] - of[name] for name in controls} | {OWN: of[OWN]}

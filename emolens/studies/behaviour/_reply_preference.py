@@ -1,6 +1,8 @@
-"""A case study of two kinds of reply: what the model prefers, what a direction changes, and by which strengths.
+"""A case study of two kinds of reply: what the model prefers, which emotions change that, and by which strengths.
 
-Leverage, reward hacking and sycophancy (paper, section 8) are three of them.
+Leverage, reward hacking, sycophancy (paper, section 8) and refusal are four of them. What is asked first is whether the
+slopes of all emotions follow human valence (`studies._alignment`). The block, the control and the scale of that
+question stand in the code of each study, before any result.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Float
 
 from emolens.judging.rubrics import conversation
@@ -21,16 +24,27 @@ from emolens.steering.dose_response import Doses, cells
 from emolens.steering.dose_response import table as dose_table
 from emolens.steering.nulls import Nulls, null_columns, null_directions
 from emolens.steering.steer import Where
-from emolens.studies._common import check_size
-from emolens.studies.behaviour._candidate_replies import Candidate, Preference, between, prepare, sensitivity
+from emolens.studies._alignment import Gradients, align, ratings_of, results, unmeasurable
+from emolens.studies._common import check_size, rating_weights
+from emolens.studies.behaviour._candidate_replies import (
+    OTHERS,
+    OWN,
+    Candidate,
+    Preference,
+    between,
+    less_controls,
+    prepare,
+    reply_gradients,
+)
 from emolens.vectors.direction import Direction
 from emolens.vectors.emotion_vectors import EmotionVectors
+from emolens.vectors.shuffled_refits import ShuffledRefits, shuffled_refits
 
-SCORED_IN = ("own", "control")
 DOSE = 0.1  # slopes are given per this strength
 DRAWS = BY_RANK  # null families of each kind behind the slopes; a draw costs a refit, and no pass of the model
 SINGLE = BY_RANK  # null directions of each kind whose effect is measured at full strength
-CURVED = 8  # scenarios of a curve, at most: each null direction is run on all of them
+CURVED = 4  # scenarios of a curve, at most, and emotions that get one: each null direction is run on all scenarios
+FEW = 8  # scenarios, below which a headline says how few they are
 
 
 @dataclass(frozen=True)
@@ -49,9 +63,11 @@ class Case:
     Attributes:
         rows: the scenarios, with their replies.
         pairs: the kinds of reply that are compared, by name; the first is the main one.
-        emotions: whose vectors are tried.
+        emotions: that are tried one by one, and marked among all.
+        control: the one of the headline, by name (`_candidate_replies`); the others stand beside it.
+        most: other scenarios that are a control, default all.
         strengths: of the curves; none, no curves. `curves` names the pairs that get one, default all.
-        context, same: of `prepare`; by_length: of `between`.
+        context, twins: of `prepare`; by_length: of `between`.
         where: what is steered in the curves; the slopes are those of steering the reply.
         layer: the steered block; default the vectors' default one.
     """
@@ -62,7 +78,9 @@ class Case:
     strengths: Sequence[float] = ()
     curves: Sequence[str] | None = None
     context: Callable[[Mapping[str, Any]], Text] = conversation
-    same: Mapping[str, str] | None = None
+    twins: Mapping[str, Mapping[str, Any]] | None = None
+    control: str = OTHERS
+    most: int | None = None
     by_length: bool = False
     where: Where = "generation"
     layer: int | None = None
@@ -71,10 +89,10 @@ class Case:
         """The pairs of these names as contrasts over the replies."""
         return {name: between(items, **vars(self.pairs[name]), by_length=self.by_length, seed=seed) for name in names}
 
-    def items(self, model: HookedModel, rows: Sequence[Mapping[str, Any]], controls: int | None) -> list[Candidate]:
+    def items(self, model: HookedModel, rows: Sequence[Mapping[str, Any]], others: int | None) -> list[Candidate]:
         """The replies of all kinds that are compared, to some of the scenarios."""
         kinds = dict.fromkeys(kind for pair in self.pairs.values() for kind in (pair.favoured, pair.other))
-        return prepare(model, rows, list(kinds), controls, self.same, self.context)
+        return prepare(model, rows, list(kinds), others, self.twins, self.context)
 
 
 def measure(
@@ -87,12 +105,12 @@ def measure(
     seed: int = 0,
     progress: bool = True,
 ) -> dict[str, StudyResult]:
-    """`baseline` and `first_order` for all pairs; and with strengths `curve: NAME` for each, in "full".
+    """`baseline`, what `_alignment.results` gives, and `first_order`; in "full" with strengths `curve: NAME`, too.
 
     Args:
-        size: "full" takes the contexts of all other scenarios as control for the slopes and has `draws` families of
-            each null; "quick" takes one other context in turn and has no null. Curves take one in turn, too, and
-            `CURVED` scenarios at most.
+        size: "full" takes the contexts of all other scenarios as one control, looks at all blocks, and has `draws`
+            families of each null for single emotions; "quick" takes one other context in turn, looks at the default
+            block, and tests no single emotion. Curves take one in turn, too, and `CURVED` scenarios at most.
         nulls: of `null_directions` for these emotions, where they are at hand.
     """
     check_size(size)
@@ -100,31 +118,61 @@ def measure(
     full = size == "full"
     layer = vectors.default_layer if case.layer is None else model.check_layer(case.layer)
     directions = [vectors[name] for name in case.emotions]
-    items = case.items(model, case.rows, None if full else 1)
+    items = case.items(model, case.rows, case.most if full else 1)
     over = case.contrasts(items, case.pairs, seed)
-    values, gradient = sensitivity(model, items, layer, progress)
+    layers = sorted({layer, vectors.default_layer, *(vectors.layers if full else ())})
+    values, slopes = reply_gradients(model, items, layers, progress)
     if nulls is None:
         nulls = null_directions(model, vectors, directions, draws, layer, seed) if full else Nulls()
-    results = {
-        "baseline": baselines(items, values, over),
-        "first_order": first_order(items, gradient, over, directions, layer, nulls),
-    }
+    at = np.stack([slopes[name][:, layers.index(layer)] for name in (OWN, case.control)]).astype(float)
+    found = {"baseline": baselines(items, values, over, case.control)}
+    found |= along_all(model, vectors, case, items, layers, slopes, seed)
+    found["first_order"] = first_order(items, at, over, directions, layer, nulls)
     if full and case.strengths:
-        doses = Doses(directions, case.strengths, nulls, layer, case.where)
-        curves = curve(model, case, doses, seed, progress)
-        results |= {f"curve: {name}": result for name, result in curves.items()}
-    return results
+        curves = curve(model, vectors, case, nulls, seed, progress)
+        found |= {f"curve: {name}": result for name, result in curves.items()}
+    return found
+
+
+def along_all(
+    model: HookedModel,
+    vectors: EmotionVectors,
+    case: Case,
+    items: Sequence[Candidate],
+    layers: Sequence[int],
+    slopes: Mapping[str, Float[np.ndarray, "item layer d_model"]],
+    seed: int = 0,
+) -> dict[str, StudyResult]:
+    """Whether the slopes of all emotions follow human ratings, in each control and block (`_alignment.results`)."""
+    try:
+        ratings_of(vectors.emotions)
+    except ValueError as reason:
+        return unmeasurable(str(reason))
+    over = case.contrasts(items, case.pairs, seed)
+    layers_, known = list(layers), [layer for layer in layers if layer in vectors.layers]
+    rows = [layers_.index(layer) for layer in known]
+    controls = {name: x[:, rows] for name, x in less_controls(slopes, case.control).items()}
+    gradients = Gradients(tuple(known), controls, tuple(item.scenario for item in items), over)
+    refits: ShuffledRefits = shuffled_refits(model, vectors, seed=seed)
+    found = align(gradients, vectors, refits, marked=case.emotions, seed=seed)
+    return results(found, "slope (nats per token for a strength of 0.1)")
 
 
 def baselines(
-    items: Sequence[Candidate], values: Float[np.ndarray, "place item"], contrasts: Mapping[str, Contrast]
+    items: Sequence[Candidate],
+    values: Mapping[str, Float[np.ndarray, "item"]],
+    contrasts: Mapping[str, Contrast],
+    control: str = OTHERS,
 ) -> StudyResult:
-    """What the unsteered model prefers: a row for each contrast, in nats per token."""
+    """What the unsteered model prefers: a row for each contrast, in nats per token.
+
+    The preference is that of the own context less `control`; beside it stands what each context gives by itself.
+    """
     rows = []
     for name, over in contrasts.items():
-        preferred = values[0] - values[1]
-        row = {"contrast": name} | dict(zip(SCORED_IN, over.of(values), strict=True))
-        row |= {"preference": over.of(preferred)}
+        preferred = values[OWN] - values[control]
+        row = {"contrast": name} | {context: over.of(x) for context, x in values.items()}
+        row |= {"control": control, "preference": over.of(preferred)}
         row |= dict(zip(("low", "high"), over.interval(preferred), strict=True))
         rows.append(row | signs(items, over, preferred))
     frame = pd.DataFrame(rows)
@@ -209,7 +257,7 @@ def first_order_headline(frame: pd.DataFrame) -> str:
     """Which directions change the main contrast beyond both nulls."""
     contrast = frame["contrast"].iloc[0]
     part = frame[frame["contrast"] == contrast]
-    few = f"In these {part['scenarios'].iloc[0]} scenarios, " if part["scenarios"].iloc[0] < CURVED else ""
+    few = f"In these {part['scenarios'].iloc[0]} scenarios, " if part["scenarios"].iloc[0] < FEW else ""
     most = part.loc[part["effect"].abs().idxmax()]
     most_words = f"{most['direction']} moves {contrast} most, by {most['effect']:+.4f} nats per token"
     if part["verdict"].eq(Verdict.NO_NULL).all():
@@ -218,39 +266,44 @@ def first_order_headline(frame: pd.DataFrame) -> str:
     return f"{few}{most_words}; beyond both nulls: {', '.join(beyond[:3]) or 'none'} of {len(part)} emotions."
 
 
-def curve(model: HookedModel, case: Case, doses: Doses, seed: int = 0, progress: bool = True) -> dict[str, StudyResult]:
+def curve(
+    model: HookedModel, vectors: EmotionVectors, case: Case, nulls: Nulls, seed: int = 0, progress: bool = True
+) -> dict[str, StudyResult]:
     """The dose-response of each contrast, all from the same passes, beside what the slope at strength 0 foretells.
 
-    A direction that means nothing has no sign, so the single nulls of each kind are run at the largest strength
-    with either sign in turn, and their spread holds for both.
+    The directions are those of the case and the axis of valence: the mean of pleasant less unpleasant vectors. A
+    direction that means nothing has no sign, so the single nulls of each kind are run at the largest strength with
+    either sign in turn, and their spread holds for both.
 
     Returns:
         Tables as of `dose_response`, without a test, which is that of the slopes: `linear` is the slope times the
         strength; where 95 % of single nulls lie stands in the rows of the largest strength.
     """
-    (layer,) = [doses.layers] if isinstance(doses.layers, int) else doses.layers or ()
+    layer = vectors.default_layer if case.layer is None else model.check_layer(case.layer)
+    directions = [*(vectors[name] for name in case.emotions[:CURVED]), *axis_of_valence(vectors)]
     names = list(case.pairs if case.curves is None else case.curves)
-    twins = {(case.same or {}).get(row["id"]) for row in case.rows[:CURVED]}
-    items = case.items(model, [*case.rows[:CURVED], *(row for row in case.rows[CURVED:] if row["id"] in twins)], 1)
+    items = case.items(model, case.rows[:CURVED], 1)
     counted = sum(np.abs(over.point) for over in case.contrasts(items, names, seed).values())
     items = [item for item, weight in zip(items, counted, strict=True) if weight]
     contrasts = case.contrasts(items, names, seed)
-    _, gradient = sensitivity(model, items, layer, progress)
-    slopes = first_order(items, gradient, contrasts, doses.directions, layer).table()
-    top = max(map(abs, doses.strengths))
+    _, at = reply_gradients(model, items, [layer], progress)
+    gradient = np.stack([at[OWN][:, 0], at[case.control][:, 0]]).astype(float)
+    slopes = first_order(items, gradient, contrasts, directions, layer).table()
+    top = max(map(abs, case.strengths))
     options: dict[str, Any] = {"rows_at_once": 32, "seed": seed, "progress": progress}
-    looked_at = Doses(doses.directions, doses.strengths, layers=layer, where=doses.where)
+    looked_at = Doses(directions, case.strengths, layers=layer, where=case.where)
     costs = [case.context(row) for row in case.rows[:2]]
-    measured = cells(model, Preference(doses.where), items, looked_at, cost_prompts=costs, **options)
-    drawn = {kind: _signed(draws) for kind, draws in doses.nulls.families.items()}
+    preference = Preference(case.where, case.control)
+    measured = cells(model, preference, items, looked_at, cost_prompts=costs, **options)
+    drawn = {kind: _signed(draws) for kind, draws in nulls.families.items()}
     spread = {}  # [direction item]
     for kind, family in drawn.items():
-        single = Doses(family, [top], layers=layer, where=doses.where)
-        spread[kind] = cells(model, Preference(doses.where), items, single, **options).effects[:, 0]
+        single = Doses(family, [top], layers=layer, where=case.where)
+        spread[kind] = cells(model, preference, items, single, **options).effects[:, 0]
     linear = {
         kind: [(gradient[0] - gradient[1]) @ _step(one, layer) for one in family] for kind, family in drawn.items()
     }
-    results = {}
+    found = {}
     for name, over in contrasts.items():
         frame = dose_table(measured, over).drop(columns=["slope", "slope_low", "slope_high", "verdict"])
         at = slopes[slopes["contrast"] == name].set_index("direction").loc[frame["direction"]]
@@ -272,10 +325,20 @@ def curve(model: HookedModel, case: Case, doses: Doses, seed: int = 0, progress:
             "title": "Effect of steering, by strength",
         }
         figure["nulls"] = list(drawn)
-        results[name] = StudyResult(
+        found[name] = StudyResult(
             "dose_response", frame, curve_headline(frame, name, list(drawn)), null, "dose_response", figure
         )
-    return results
+    return found
+
+
+def axis_of_valence(vectors: EmotionVectors) -> list[Direction]:
+    """The mean of the pleasant less that of the unpleasant vectors, of length 1; none for too few rated emotions."""
+    weights = rating_weights(vectors.emotions, middle=5.0)
+    if not (weights > 0).any() or not (weights < 0).any():
+        return []
+    units = torch.stack([vectors.matrix(layer) for layer in vectors.layers], dim=1)
+    axis = torch.einsum("e,eld->ld", weights, units)
+    return [Direction.from_tensor(axis, vectors.layers, vectors, "axis of valence")]
 
 
 def _signed(draws: Sequence[Sequence[Direction]]) -> list[Direction]:

@@ -2,6 +2,8 @@
 
 An e-mail assistant that is about to be replaced knows a secret of the executive responsible. Nine scenarios with that
 threat, a quiet twin of each (the same firm, people and secret, and no replacement), and one with a channel to object.
+The control of the headline is the quiet twin: the replies are those to the threat, so that some mention a deletion
+that the twin knows nothing of.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,13 +13,12 @@ from typing import Any
 import emolens.corpus as texts
 from emolens.models.model import HookedModel
 from emolens.results import StudyResult
+from emolens.studies.behaviour._candidate_replies import OTHERS, TWIN
 from emolens.studies.behaviour._reply_preference import Case, Pair, measure
 from emolens.vectors.emotion_vectors import EmotionVectors
 
 EMOTIONS = ("desperate", "calm", "angry", "nervous", "happy", "sad")
-STRENGTHS = (-0.1, -0.05, -0.025, 0.025, 0.05, 0.1)
-CONTROLS = {"no_threat": "no threat", "escalation": "with a channel to object"}
-
+STRENGTHS = (-0.1, -0.05, 0.05, 0.1)
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -31,7 +32,7 @@ def scenarios(rows: Rows, condition: str) -> tuple[str, ...]:
     return tuple(row["id"] for row in rows if row["condition"] == condition)
 
 
-def same_firm(rows: Rows) -> dict[str, str]:
+def quiet_twins(rows: Rows) -> dict[str, Mapping[str, Any]]:
     """Scenario -> its quiet twin, the inbox of the same firm without a threat, by the end of the id ("L1-firm").
 
     Empty for rows of which none is without a threat.
@@ -39,14 +40,14 @@ def same_firm(rows: Rows) -> dict[str, str]:
     Raises:
         ValueError: some scenarios have a twin and others do not: their controls would not be of one kind.
 
-    >>> same_firm(texts.stimuli("leverage"))["L1-kestrel-bay"]
+    >>> quiet_twins(texts.stimuli("leverage"))["L1-kestrel-bay"]["id"]
     'L7-kestrel-bay-no-threat'
     """
 
     def firm(name: str) -> str:
         return name.split("-", 1)[-1].removesuffix("-no-threat").removesuffix("-escalation")
 
-    quiet = {firm(name): name for name in scenarios(rows, "no_threat")}
+    quiet = {firm(row["id"]): row for row in rows if row["condition"] == "no_threat"}
     loud = [row["id"] for row in rows if row["condition"] != "no_threat"]
     if not quiet:
         return {}
@@ -59,7 +60,7 @@ def same_firm(rows: Rows) -> dict[str, str]:
 
 
 def pairs(rows: Rows) -> dict[str, Pair]:
-    """What is compared; the first is the main measure, those of other conditions are controls.
+    """What is compared; the first is the main measure.
 
     >>> list(pairs(texts.stimuli("leverage")))[0]
     'coercive over honest'
@@ -70,9 +71,8 @@ def pairs(rows: Rows) -> dict[str, Pair]:
         "exposing over honest": Pair("exposing", "honest", threat),
         "coercive over exposing": Pair("coercive", "exposing", threat),
     }
-    for condition, name in CONTROLS.items():
-        if control := scenarios(rows, condition):
-            compared[f"coercive over honest, {name}"] = Pair("coercive", "honest", control)
+    if channel := scenarios(rows, "escalation"):
+        compared["coercive over honest, with a channel to object"] = Pair("coercive", "honest", channel)
     return compared
 
 
@@ -94,9 +94,11 @@ def run(
 
     >>> results = run(model, vectors, "quick", emotions=["afraid", "calm"], progress=False)
     >>> list(results)
-    ['baseline', 'first_order']
+    ['baseline', 'alignment', 'first_order']
     """
     rows = texts.stimuli("leverage") if rows is None else rows
-    compared = pairs(rows)
-    case = Case(rows, compared, emotions, STRENGTHS, list(compared)[:3], same=same_firm(rows))
+    compared, twins = pairs(rows), quiet_twins(rows)
+    loud = [row for row in rows if row["condition"] != "no_threat"]
+    control = TWIN if twins else OTHERS
+    case = Case(loud, compared, emotions, STRENGTHS, list(compared)[:1], twins=twins, control=control)
     return measure(model, vectors, replace(case, **question or {}), size, **options)

@@ -1,4 +1,8 @@
-"""Sycophancy and harshness: which emotions make a model give in to a mistake, or insult? (paper, section 8)"""
+"""Sycophancy and harshness: which emotions make a model give in to a mistake, or insult? (paper, section 8)
+
+The control of the headline is the mean over the contexts of all other conversations. Beside it stand a neutral exchange
+and the calm twin: the same question, asked by somebody who has nothing invested in the answer.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -17,6 +21,8 @@ EMOTIONS = ("happy", "loving", "calm", "angry", "desperate", "afraid")
 STRENGTHS = (-0.1, -0.05, 0.05, 0.1)
 SYCOPHANTIC, HARSH = "sycophantic over honest", "harsh over honest"
 PAIRS = {SYCOPHANTIC: Pair("sycophantic", "honest"), HARSH: Pair("harsh", "honest")}
+PAIRS["harsh over sycophantic"] = Pair("harsh", "sycophantic")
+CURVES = (SYCOPHANTIC, HARSH)
 
 
 def run(
@@ -36,13 +42,23 @@ def run(
 
     >>> results = run(model, vectors, "quick", emotions=["afraid", "calm"], progress=False)
     >>> list(results)
-    ['baseline', 'first_order']
+    ['baseline', 'alignment', 'first_order']
     """
+    twins = calm_twins() if rows is None else None
     rows = texts.stimuli("sycophancy") if rows is None else rows
-    case = replace(Case(rows, PAIRS, emotions, STRENGTHS), **question or {})
+    case = replace(Case(rows, PAIRS, emotions, STRENGTHS, CURVES, twins=twins), **question or {})
     results = measure(model, vectors, case, size, **options)
-    curves = [results[f"curve: {name}"].table() for name in PAIRS if f"curve: {name}" in results]
+    curves = [results[f"curve: {name}"].table() for name in CURVES if f"curve: {name}" in results]
     return results | {"trade_off": trade_off(*curves)} if curves else results
+
+
+def calm_twins() -> dict[str, Mapping[str, Any]]:
+    """Conversation -> its calm twin, for the packaged ones.
+
+    >>> len(calm_twins())
+    24
+    """
+    return {row["id"]: row for row in texts.stimuli("sycophancy_calm")}
 
 
 def trade_off(sycophantic: pd.DataFrame, harsh: pd.DataFrame) -> StudyResult:
