@@ -311,12 +311,13 @@ def test_a_planted_preference_for_pleasant_emotions_is_found_and_none_is_not(mon
     assert set(results) == {"alignment", "ranked", "foretold"}
     row = results["alignment"].table().query("measure == 'valence, glasgow'").iloc[0]
     assert row["control"] == preferences.LESS_LENGTH and row["layer"] == layer
-    assert (row["verdict"] == Verdict.BEYOND) == (size > 0) and (row["r"] > 0.5) == (size > 0)
+    assert (row["verdict"] == Verdict.BEYOND) == (size > 0) and (row["effect"] > 0.5) == (size > 0)
     read = results["alignment"].table().query("measure == @preferences.OBSERVED")
     assert len(read) == 2 and read[["p_shuffled labels", "p_random gradients"]].notna().all(axis=None)
     table = results["foretold"].table()
-    assert np.corrcoef(table["effect"], table["r"])[0, 1] == pytest.approx(read["r"].iloc[0], abs=1e-6)
-    results["foretold"].plot()
+    assert np.corrcoef(table["effect"], table["r"])[0, 1] == pytest.approx(read["effect"].iloc[0], abs=1e-6)
+    for result in results.values():
+        result.plot()
     for result in results.values():
         assert len(re.findall(r"\d+(?:[.,]\d+)?%?", result.headline())) <= 4, result.headline()
         assert result.headline().endswith(".") and result.headline().count(". ") == 0

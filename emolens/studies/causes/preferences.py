@@ -33,7 +33,7 @@ from emolens.stats import (
 )
 from emolens.steering.nulls import null_directions
 from emolens.steering.steer import steer
-from emolens.studies._alignment import LABELS, RANDOM, Alignment, Gradients, Readout, align, ratings_of
+from emolens.studies._alignment import Alignment, Gradients, Readout, align, ratings_of, results, unmeasurable
 from emolens.studies._common import check_size, emotions_of
 from emolens.studies.causes._pairs import (
     ELO,
@@ -89,14 +89,14 @@ def run(model: HookedModel, vectors: EmotionVectors, size: str = "full", seed: i
     """
     check_size(size)
     vectors.check_model(model)
-    results = strengths(model, size, seed=seed)
-    elo = results["strengths"].table()
-    results |= observed(model, vectors, elo, seed)
-    results |= alignment(model, vectors, elo, size, seed)
+    found = strengths(model, size, seed=seed)
+    elo = found["strengths"].table()
+    found |= observed(model, vectors, elo, seed)
+    found |= alignment(model, vectors, elo, size, seed)
     if size == "full":
-        results["by_layer"] = by_layer(model, vectors, elo, seed)
-        results["causal"] = causal(model, vectors, elo, results["observed"].table(), seed=seed)
-    return results
+        found["by_layer"] = by_layer(model, vectors, elo, seed)
+        found["causal"] = causal(model, vectors, elo, found["observed"].table(), seed=seed)
+    return found
 
 
 def activities(size: str = "full") -> pd.DataFrame:
@@ -266,10 +266,10 @@ def observed(model: HookedModel, vectors: EmotionVectors, elo: pd.DataFrame, see
     options = {"x": "valence", "y": "r", "xlabel": "human valence of the word",
                "ylabel": "correlation with preference", "label": "emotion"}  # fmt: skip
     permuted = f"{DRAWS} permutations of the strengths of {n} activities, q controls the share of false discoveries"
-    results = {"observed": StudyResult("preferences", table, observed_headline(table), permuted, "scatter", options)}
+    found = {"observed": StudyResult("preferences", table, observed_headline(table), permuted, "scatter", options)}
     if table["valence"].notna().sum() >= RATED:
-        results["valence"] = _along_valence(table, null)
-    return results
+        found["valence"] = _along_valence(table, null)
+    return found
 
 
 def observed_headline(frame: pd.DataFrame) -> str:
@@ -502,8 +502,8 @@ def foretold(found: Alignment, r: dict[str, float]) -> StudyResult:
     rows = found.frame[(found.frame["layer"] == found.layer) & (found.frame["measure"] == OBSERVED)]
     options = {"x": "r", "y": "effect", "xlabel": "correlation with preference, unsteered", "label": "emotion",
                "ylabel": "slope of the log-odds (nats for a strength of 0.1)"}  # fmt: skip
-    null = f"{_draws(found)}, as the last rows of the result alignment say"
-    return StudyResult("foretold", table, foretold_headline(rows, control), null, "scatter", options)
+    drawn = "the draws of the result alignment, whose rows of the observed correlation have their place and p"
+    return StudyResult("foretold", table, foretold_headline(rows, control), drawn, "scatter", options)
 
 
 def foretold_headline(rows: pd.DataFrame, control: str) -> str:
@@ -524,37 +524,6 @@ def foretold_headline(rows: pd.DataFrame, control: str) -> str:
         f"What an emotion does to preference goes with its observed correlation at r = {row['r']:+.2f} "
         f"[{row['low']:+.2f}, {row['high']:+.2f}] ({control}: {row['verdict']}); the paper found r = 0.85."
     )
-
-
-def unmeasurable(reason: str) -> dict[str, StudyResult]:
-    """In place of the results of `alignment`, where the emotions cannot be held against ratings."""
-    frame = pd.DataFrame([{"measure": "valence", "verdict": Verdict.UNMEASURABLE, "reason": reason}])
-    sentence = "Whether the slopes follow human ratings cannot be measured with these emotions."
-    return {"alignment": StudyResult("alignment", frame, sentence, f"none: {reason}")}
-
-
-def results(found: Alignment, what: str) -> dict[str, StudyResult]:
-    """The correlations and the emotions one by one, as results; `what` the slopes are."""
-    row, first = found.headline.iloc[0], found.ranked.iloc[0]
-    turns = "" if row["holds"] else ", and another control turns its sign"
-    sentence = (
-        f"{row['contrast']}: the slopes of the emotions go with human valence at r = {row['r']:+.2f} "
-        f"[{row['low']:+.2f}, {row['high']:+.2f}] ({row['control']}), {row['verdict']}{turns}."
-    )
-    part = found.ranked[found.ranked["control"] == row["control"]]
-    single = (
-        f"{row['contrast']}: {int((part['verdict'] == Verdict.BEYOND).sum())} of {len(part)} emotions count by "
-        f"themselves at a false discovery rate of 5%; the strongest is {first['emotion']} ({first['effect']:+.3f})."
-    )
-    return {
-        "alignment": StudyResult("alignment", found.frame, sentence, _draws(found)),
-        "ranked": StudyResult("ranked", found.ranked.assign(slope=what), single, _draws(found)),
-    }
-
-
-def _draws(found: Alignment) -> str:
-    kinds = [kind for kind in (LABELS, RANDOM) if f"{kind}_sd" in found.frame]
-    return f"999 draws of {' and '.join(kinds)}; an effect must be beyond each"
 
 
 # --- what steering changes -------------------------------------------------------------------------
