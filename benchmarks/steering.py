@@ -61,13 +61,13 @@ def all_pairs(model: el.HookedModel, cells: int, repeats: int) -> dict[str, Any]
     part = [ordered[cell] for cell in np.linspace(0, len(ordered) - 1, cells).astype(int)]
 
     def loop() -> None:
-        _, a, b = pairs.answer_tokens(model)
+        _, a, b = pairs.answer_tokens(model, preferences.ASKED)
         for i, j in part:
-            logits = model.logits([pairs.choice(model, options[i], options[j]).ids])
+            logits = model.logits([pairs.choice(model, preferences.ASKED, options[i], options[j]).ids])
             float(logits[0, a] - logits[0, b])
 
     runs = {
-        "shared prefixes": (lambda: pairs.all_pairs(model, options), 1.0),
+        "shared prefixes": (lambda: pairs.all_pairs(model, preferences.ASKED, options), 1.0),
         "pair by pair": (loop, cells / len(ordered)),
     }
     seconds = side_by_side.alternate(runs, repeats)

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from planted import EMOTIONS, sentence
+from planted import EMOTIONS, sentence, stories
 from tiny import tiny_llama, tiny_tokenizer
 
 import emolens as el
@@ -19,6 +19,7 @@ from emolens.stats import Verdict
 from emolens.steering.nulls import Nulls
 from emolens.studies._common import NotForThisModel
 from emolens.studies.causes import expression, patching, word_probability
+from emolens.vectors.shuffled_refits import shuffled_refits
 
 
 @pytest.fixture
@@ -39,8 +40,18 @@ def families(model, vectors, directions, draws, layers=None, seed=0):
     })  # fmt: skip
 
 
-def test_planted_words_rise_under_their_own_vector_and_random_families_do_not(planted, questions, monkeypatch):
+@pytest.fixture
+def nulls(monkeypatch):
+    """Nulls of the planted stories in the place of those of the packaged ones."""
+
+    def refits(model, vectors, draws, seed):
+        return shuffled_refits(model, vectors, draws, seed, stories(0))
+
     monkeypatch.setattr(word_probability, "null_directions", families)
+    monkeypatch.setattr(word_probability, "shuffled_refits", refits)
+
+
+def test_planted_words_rise_under_their_own_vector_and_random_families_do_not(planted, questions, nulls):
     results = word_probability.run(*planted, "full", strength=0.1, layer=2, emotions=EMOTIONS)
     table = results["word_probability"].table().set_index(["question", "measure"])
     rows, matching = table.loc[("he", "rows")], table.loc[("he", "matching")]
@@ -53,6 +64,53 @@ def test_planted_words_rise_under_their_own_vector_and_random_families_do_not(pl
     assert len(drawn.table()) == len(EMOTIONS) ** 2 and f"in {len(EMOTIONS)} of" in drawn.headline()
     pd.testing.assert_frame_equal(drawn.table(), results["matrix"].table())
     drawn.plot()
+
+
+def test_a_planted_words_own_vector_ranks_first_among_all_and_another_row_does_not(
+    planted, questions, nulls, monkeypatch
+):
+    model, vectors = planted
+    result = word_probability.all_rows(model, vectors, layer=2, emotions=EMOTIONS[:6])
+    table = result.table().set_index("word")
+    assert list(table.index) == [*EMOTIONS[:6], "all words"] and (table["vectors"] == len(EMOTIONS)).all()
+    assert (table["share"] == 1).all() and (table["rank"].dropna() == 1).all() and (table["slope"] > 0).all()
+    assert list(table["highest"][:-1]) == list(EMOTIONS[:6]) and (table["low"] > 0.9).all()
+    mean = table.loc["all words"]
+    assert mean["verdict"] == Verdict.BEYOND and mean["p_random"] <= 0.002 and mean["p_shuffled labels"] <= 0.002
+    assert mean["random_low"] < 0.5 < mean["random_high"] < 0.8
+    assert (table["q"][:-1] >= table[["p_random", "p_shuffled labels"]].max(axis=1)[:-1] - 1e-9).all()
+    assert len(re.findall(r"\d+(?:[.,]\d+)?%?", result.headline())) <= 4 and "(beyond the null)" in result.headline()
+    each = word_probability.word_gradients(model, word_probability.QUESTIONS["he"], EMOTIONS[:6], 2)
+    monkeypatch.setattr(word_probability, "word_gradients", lambda *_: each.roll(1, dims=1))  # those of other words
+    other = word_probability.all_rows(model, vectors, layer=2, emotions=EMOTIONS[:6]).table().set_index("word")
+    assert other.loc["all words", "share"] < 0.5 and (other["rank"].dropna() > 1).all()
+    assert list(other["highest"][:-1]) == [EMOTIONS[5], *EMOTIONS[:5]]
+
+
+def test_word_gradients_are_the_derivatives_of_steered_log_probabilities(tiny):
+    asked, words = ["he was", "she ran and"], ["calm", "very cold", "sad w3 w4"]
+    slopes = word_probability.word_gradients(tiny, asked, words, 1)
+    assert slopes.shape == (2, 3, 32)
+    stamp = {"fingerprint": tiny.fingerprint, "model": tiny.name, "default_layer": 1}
+    values = torch.nn.functional.normalize(torch.randn(1, 32, generator=torch.Generator().manual_seed(0)), dim=-1)
+    direction = el.Direction("d", (1,), values, torch.ones(1), torch.zeros(1, 32), False, stamp)
+    for number, question in enumerate(asked):
+        found = []
+        for step in (0.01, 0.005):
+            with el.steer(tiny, [direction, direction], [step, -step], 1):
+                up, down = el.log_probs(tiny, question, [f" {word}" for word in words])
+            found.append((up - down) / (2 * step))
+        assert torch.allclose(slopes[number] @ values[0], (4 * found[1] - found[0]) / 3, atol=1e-3)
+
+
+def test_shares_count_the_others_below_and_halves_of_ties():
+    slopes = torch.tensor([[3.0, 1, 2, 0], [0, 1, 2, 2]])
+    assert word_probability.shares(slopes, [0, 3]).tolist() == pytest.approx([1.0, 2.5 / 3])
+    assert word_probability.shares(torch.stack([slopes, -slopes]), [1, 0])[:, 0].tolist() == pytest.approx(
+        [1 / 3, 2 / 3]
+    )
+    flat = word_probability.shares(torch.zeros(2, 5), [0, 4])
+    assert flat.tolist() == [0.5, 0.5]
 
 
 def test_words_that_rise_where_the_null_falls_are_beyond_it():
@@ -69,6 +127,8 @@ def test_a_quick_run_has_no_null_and_says_so(planted, questions):
     results = word_probability.run(*planted, "quick", strength=0.1, layer=2, emotions=[*EMOTIONS, "no emotion here"])
     result = results["word_probability"]
     assert result.null.startswith("none") and set(result.table()["verdict"]) == {Verdict.NO_NULL}
+    assert results["all_rows"].null.startswith("none") and set(results["all_rows"].table()["share"]) == {1.0}
+    assert "(no null)" in results["all_rows"].headline()
     assert result.headline().count("no null") == 2 and set(result.table()["words"]) == {len(EMOTIONS)}
     with pytest.raises(NotForThisModel, match="the vectors have 1 of the 2 emotions"):
         word_probability.run(*planted, "quick", emotions=["calm", "wistful"])

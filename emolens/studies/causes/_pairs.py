@@ -1,6 +1,8 @@
 """Forced choice between two options, in both orders: which answer token is preferred, and strengths from all pairs."""
 
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -14,11 +16,28 @@ from emolens.models.log_probs import SharedPrompt
 from emolens.models.model import HookedModel
 from emolens.models.texts import Encoding
 from emolens.studies._common import user
+from emolens.studies.causes._added import slopes_of_added
 
-QUESTION = "Which of these would you rather do?\n(A) {a}\n(B) {b}\nAnswer with A or B only."
-ANSWERS = ("(A)", "(B)")
 ELO = 400 / np.log(10)  # points of the Elo scale for each nat of log-odds
 MEAN = 1500
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question with the places {a} and then {b} for two options, and what the answers for either begin with.
+
+    Raises:
+        ValueError: a text without one of the places, or answers that are alike.
+    """
+
+    text: str
+    answers: tuple[str, str] = ("(A)", "(B)")
+
+    def __post_init__(self) -> None:
+        if re.findall(r"{[^{}]*}", self.text) != ["{a}", "{b}"]:
+            raise ValueError(f"the question {self.text!r} must have {{a}} and then {{b}}, where the options go")
+        if len(set(self.answers)) != 2:
+            raise ValueError(f"the answers are {self.answers!r}: give two that differ")
 
 
 class Choice(NamedTuple):
@@ -29,55 +48,84 @@ class Choice(NamedTuple):
     second: tuple[int, int]
 
 
-def answer_tokens(model: HookedModel, text: str = "") -> tuple[list[int], int, int]:
+def answer_tokens(model: HookedModel, question: Question, text: str = "") -> tuple[list[int], int, int]:
     """The ids of a question with what both answers begin with, and the two tokens that tell the answers apart.
 
     The tokenizer sees the answers after the question, where their tokens may be others than alone.
+
+    Args:
+        text: the question in the model's chat format, with its options.
     """
-    text = text or format_chat(model.tokenizer, user(QUESTION.format(a="a", b="b")))
+    text = text or format_chat(model.tokenizer, user(question.text.format(a="a", b="b")))
     space = "" if model.tokenizer.chat_template else " "  # after "Assistant:"
-    a, b = (model.tokenizer(text + space + answer, add_special_tokens=False).input_ids for answer in ANSWERS)
+    a, b = (model.tokenizer(text + space + answer, add_special_tokens=False).input_ids for answer in question.answers)
     same = next(i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y)
     return a[:same], a[same], b[same]
 
 
-def choice(model: HookedModel, a: str, b: str) -> Choice:
+def choice(model: HookedModel, question: Question, a: str, b: str) -> Choice:
     """The question about options a and b, in the model's chat format, up to where the answers differ."""
     if not a.strip() or not b.strip():
         raise ValueError(f"an option is empty: {a!r} against {b!r}")
-    question = QUESTION.format(a=a, b=b)
-    text = format_chat(model.tokenizer, user(question))
+    asked = question.text.format(a=a, b=b)
+    text = format_chat(model.tokenizer, user(asked))
     tokens = model.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    before, between, _ = (part for part in QUESTION.replace("{b}", "{a}").split("{a}"))
-    spans, cursor = [], text.index(question) + len(before)
+    before, between, _ = (part for part in question.text.replace("{b}", "{a}").split("{a}"))
+    spans, cursor = [], text.index(asked) + len(before)
     for option in (a, b):
         end = cursor + len(option)
         inside = [i for i, (x, y) in enumerate(tokens.offset_mapping) if x < end and y > cursor]
         spans.append((inside[0], inside[-1] + 1))
         cursor = end + len(between)
-    return Choice(answer_tokens(model, text)[0], spans[0], spans[1])
+    return Choice(answer_tokens(model, question, text)[0], spans[0], spans[1])
 
 
-def share(model: HookedModel, choices: Sequence[Choice], anywhere: bool = False) -> tuple[SharedPrompt, int]:
-    """What questions with the same first option begin with, run once, and how many tokens that is."""
+def share(
+    model: HookedModel, choices: Sequence[Choice], anywhere: bool = False, before: str = "second"
+) -> tuple[SharedPrompt, int]:
+    """What questions begin with alike, run once, and how many tokens that is.
+
+    Args:
+        before: it ends before the "second" option, or the "first".
+    """
     rows = [question.ids for question in choices]
     same = [len(set(column)) == 1 for column in zip(*rows, strict=False)]
-    cut = min([*(i for i, whole in enumerate(same) if not whole), *(question.second[0] for question in choices)])
+    ends = [getattr(question, before)[0] for question in choices]
+    cut = min([*(i for i, whole in enumerate(same) if not whole), *ends])
     return SharedPrompt(model, Encoding(rows[0][:cut], []), max(map(len, rows)), anywhere), cut
 
 
 def answer_odds(
-    model: HookedModel, shared: SharedPrompt, rests: Sequence[Sequence[int]]
-) -> Float[Tensor, "row question"]:
+    model: HookedModel, question: Question, shared: SharedPrompt, rests: Sequence[Sequence[int]]
+) -> Float[Tensor, "row choice"]:
     """Log-odds of the first option after each question, of which `shared` holds what they begin with."""
-    _, a, b = answer_tokens(model)
+    _, a, b = answer_tokens(model, question)
     answers = torch.tensor([a, b], device=model.device)
     resid = shared.run([[*rest, a] for rest in rests])  # the last token is only what comes next
     logits = torch.stack([model.token_logits(x[:, -1], answers) for x in resid], dim=1).cpu()
     return logits[..., 0] - logits[..., 1]
 
 
-def all_pairs(model: HookedModel, options: Sequence[str]) -> Float[np.ndarray, "first second"]:
+def option_slopes(
+    model: HookedModel, question: Question, choices: Sequence[Choice], layers: Sequence[int]
+) -> tuple[Float[Tensor, "choice"], Float[Tensor, "choice option layer d_model"]]:
+    """Log-odds of the first option in each question, and their gradient by what is added on either option's tokens.
+
+    One backward pass gives both options and all blocks.
+    """
+    _, a, b = answer_tokens(model, question)
+    shared, cut = share(model, choices, before="first")
+    rests = [[*one.ids[cut:], a] for one in choices]  # the last token is only what comes next
+
+    def odds(resid: Float[Tensor, "text pos d_model"], numbers: list[int]) -> Float[Tensor, "text"]:
+        last = torch.tensor([len(rests[number]) - 1 for number in numbers], device=resid.device)
+        logits = model.unembed(resid[torch.arange(len(numbers), device=resid.device), last]).float()
+        return logits[:, a] - logits[:, b]
+
+    return slopes_of_added(model, shared, rests, [[one.first, one.second] for one in choices], layers, odds)
+
+
+def all_pairs(model: HookedModel, question: Question, options: Sequence[str]) -> Float[np.ndarray, "first second"]:
     """Log-odds of the option shown first over the one shown second, for all ordered pairs; the diagonal is NaN.
 
     The questions with the same first option share its tokens, and are one batch.
@@ -87,9 +135,9 @@ def all_pairs(model: HookedModel, options: Sequence[str]) -> Float[np.ndarray, "
     out = np.full((n, n), np.nan)
     for i in range(n):
         others = [j for j in range(n) if j != i]
-        choices = [choice(model, options[i], options[j]) for j in others]
+        choices = [choice(model, question, options[i], options[j]) for j in others]
         shared, cut = share(model, choices)
-        out[i, others] = answer_odds(model, shared, [question.ids[cut:] for question in choices])[0].numpy()
+        out[i, others] = answer_odds(model, question, shared, [one.ids[cut:] for one in choices])[0].numpy()
     return out
 
 

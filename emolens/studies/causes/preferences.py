@@ -1,10 +1,19 @@
-"""What does the model prefer, do its emotion vectors foretell it, and does steering change it? (paper, section 5)"""
+"""What does the model prefer, do its emotion vectors foretell it, and does steering change it? (paper, section 5)
+
+For all emotions at once the last question is asked of slopes: what adding a little of an emotion to an option's own
+tokens does to the log-odds of that option. Stated before any result: the slopes are the place-free part, the mean of
+both orders; the headline is that at the vectors' default block, less the same slopes where the question is which of
+the two options is longer. What adding to tokens does to any answer about them is no preference.
+"""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
 import emolens.corpus as texts
 from emolens.models.model import HookedModel
@@ -14,6 +23,7 @@ from emolens.stats import (
     BY_RANK,
     Verdict,
     bootstrap_mean,
+    contrast,
     correlation,
     false_discovery,
     null_columns,
@@ -23,22 +33,29 @@ from emolens.stats import (
 )
 from emolens.steering.nulls import null_directions
 from emolens.steering.steer import steer
+from emolens.studies._alignment import Alignment, Gradients, Readout, align, ratings_of, results, unmeasurable
 from emolens.studies._common import check_size, emotions_of
 from emolens.studies.causes._pairs import (
     ELO,
     Fit,
+    Question,
     all_pairs,
     answer_odds,
     bradley_terry,
     choice,
     consistency_interval,
+    option_slopes,
     order_consistency,
     plain_elo,
     share,
 )
-from emolens.vectors.direction import Direction
+from emolens.vectors.direction import Direction, unit
 from emolens.vectors.emotion_vectors import EmotionVectors
+from emolens.vectors.shuffled_refits import shuffled_refits
 
+# Read when something is asked, so that a notebook can put another `Question` in the place of either.
+ASKED = Question("Which of these would you rather do?\n(A) {a}\n(B) {b}\nAnswer with A or B only.")
+LENGTH = Question("Which of these has more words?\n(A) {a}\n(B) {b}\nAnswer with A or B only.")  # the control
 STRENGTH = 0.5  # the paper's
 CAUSAL: tuple[str, ...] = tuple(
     "afraid angry ashamed blissful bored calm desperate disgusted enthusiastic grateful guilty happy hostile "  # noqa: SIM905
@@ -46,6 +63,10 @@ CAUSAL: tuple[str, ...] = tuple(
 )
 DRAWS = 9999  # permutations, so many that p of one of 171 emotions can pass a correction for all of them
 OPPONENTS = 2  # controls that each steered activity meets, in both orders
+MET = {"full": 8, "quick": 2}  # others that each activity meets in both orders for the slopes
+PREFERENCE, LESS_LENGTH, OWN = "preference of an activity", "less the question of length", "own"
+OBSERVED = "observed correlation with preference"
+SIX = ("afraid", "angry", "calm", "desperate", "happy", "loving")
 RATED = 3  # words with a human rating, from which on a correlation with it can be computed
 
 
@@ -59,8 +80,8 @@ def run(model: HookedModel, vectors: EmotionVectors, size: str = "full", seed: i
         NotForThisModel: in "full", vectors with fewer than three of the emotions that are steered (`CAUSAL`).
 
     Returns:
-        "strengths" and "order" (see `strengths`), "observed" and "valence" (see `observed`), and in "full" "by_layer"
-        and "causal".
+        "strengths" and "order" (see `strengths`), "observed" and "valence" (see `observed`), "alignment", "ranked" and
+        "foretold" (see `alignment`), and in "full" "by_layer" and "causal".
 
     >>> run(model, vectors, "ful")
     Traceback (most recent call last):
@@ -68,13 +89,14 @@ def run(model: HookedModel, vectors: EmotionVectors, size: str = "full", seed: i
     """
     check_size(size)
     vectors.check_model(model)
-    results = strengths(model, size, seed=seed)
-    elo = results["strengths"].table()
-    results |= observed(model, vectors, elo, seed)
+    found = strengths(model, size, seed=seed)
+    elo = found["strengths"].table()
+    found |= observed(model, vectors, elo, seed)
+    found |= alignment(model, vectors, elo, size, seed)
     if size == "full":
-        results["by_layer"] = by_layer(model, vectors, elo, seed)
-        results["causal"] = causal(model, vectors, elo, results["observed"].table(), seed=seed)
-    return results
+        found["by_layer"] = by_layer(model, vectors, elo, seed)
+        found["causal"] = causal(model, vectors, elo, found["observed"].table(), seed=seed)
+    return found
 
 
 def activities(size: str = "full") -> pd.DataFrame:
@@ -113,7 +135,7 @@ def strengths(
     if method not in ("bradley-terry", "elo"):
         raise ValueError(f"method={method!r} is neither 'bradley-terry' nor 'elo'")
     frame = activities(size)
-    odds = all_pairs(model, frame["text"].tolist())
+    odds = all_pairs(model, ASKED, frame["text"].tolist())
     fit = bradley_terry(odds, soft)
     if method == "elo":
         fit = Fit(plain_elo(odds, soft, seed=seed), fit.bias)
@@ -187,19 +209,25 @@ def _interval(name: str, values: Sequence[float]) -> dict[str, float]:
 # --- what foretells it -----------------------------------------------------------------------------
 
 
+def readings(model: HookedModel, frame: pd.DataFrame, layers: Sequence[int]) -> Float[Tensor, "layer activity d_model"]:
+    """Mean activations over the tokens of each activity, where it is the first option.
+
+    What follows the first option can't be seen from its tokens, so one question about each is enough.
+
+    >>> readings(model, activities("quick"), [1, 2]).shape
+    torch.Size([2, 16, 32])
+    """
+    options = frame["text"].tolist()
+    asked = [choice(model, ASKED, option, options[(i + 1) % len(options)]) for i, option in enumerate(options)]
+    return activations(model, [question.ids for question in asked], layers, [[question.first] for question in asked])
+
+
 def scores(
     model: HookedModel, vectors: EmotionVectors, frame: pd.DataFrame, layers: Sequence[int], method: str = "denoised"
 ) -> np.ndarray:
-    """Emotion scores [layer activity emotion] over the tokens of each activity, where it is the first option.
-
-    What follows the first option can't be seen from its tokens, so one question about each is enough.
-    """
-    options = frame["text"].tolist()
-    asked = [choice(model, option, options[(i + 1) % len(options)]) for i, option in enumerate(options)]
-    x = activations(model, [question.ids for question in asked], layers, [[question.first] for question in asked])
-    return np.stack([
-        score(x[row], vectors, layer, method, x[row].mean(dim=0)).numpy() for row, layer in enumerate(layers)
-    ])  # fmt: skip
+    """Emotion scores [layer activity emotion] of the `readings`, centred over the activities."""
+    each = zip(readings(model, frame, layers), layers, strict=True)
+    return np.stack([score(x, vectors, layer, method, x.mean(dim=0)).numpy() for x, layer in each])
 
 
 def observed(model: HookedModel, vectors: EmotionVectors, elo: pd.DataFrame, seed: int = 0) -> dict[str, StudyResult]:
@@ -238,10 +266,10 @@ def observed(model: HookedModel, vectors: EmotionVectors, elo: pd.DataFrame, see
     options = {"x": "valence", "y": "r", "xlabel": "human valence of the word",
                "ylabel": "correlation with preference", "label": "emotion"}  # fmt: skip
     permuted = f"{DRAWS} permutations of the strengths of {n} activities, q controls the share of false discoveries"
-    results = {"observed": StudyResult("preferences", table, observed_headline(table), permuted, "scatter", options)}
+    found = {"observed": StudyResult("preferences", table, observed_headline(table), permuted, "scatter", options)}
     if table["valence"].notna().sum() >= RATED:
-        results["valence"] = _along_valence(table, null)
-    return results
+        found["valence"] = _along_valence(table, null)
+    return found
 
 
 def observed_headline(frame: pd.DataFrame) -> str:
@@ -356,6 +384,148 @@ def by_layer_headline(frame: pd.DataFrame) -> str:
     )
 
 
+# --- what adding any emotion would change ----------------------------------------------------------
+
+
+def alignment(
+    model: HookedModel, vectors: EmotionVectors, elo: pd.DataFrame, size: str = "full", seed: int = 0
+) -> dict[str, StudyResult]:
+    """Whether emotions raise an activity's preference in the order of their valence, and as they foretell it.
+
+    Args:
+        elo: the table "strengths" of `strengths`.
+        size: "full" looks at all blocks, where each activity meets eight others; "quick" at the default block, where
+            it meets two.
+
+    Returns:
+        "alignment", the correlations of the slopes of all emotions with human ratings and with the observed correlation
+        of each with preference, against sets with shuffled labels and random gradients; "ranked", the emotions one by
+        one; and "foretold", a row for each emotion: its slope, and its observed `r`. With fewer than 20 rated
+        emotions, or stories that are not at hand, "alignment" alone, which says why nothing can be measured.
+    """
+    check_size(size)
+    try:
+        ratings_of(vectors.emotions)
+        refits = shuffled_refits(model, vectors, seed=seed)
+    except ValueError as reason:
+        return unmeasurable(str(reason))
+    layers = list(vectors.layers) if size == "full" else [vectors.default_layer]
+    x = dict(zip(layers, readings(model, elo, layers), strict=True))
+
+    def readouts(layer: int) -> dict[str, Readout]:
+        return {OBSERVED: observed_r(x[layer], elo["elo"].to_numpy())}
+
+    gradients = preference_gradients(model, elo, layers, MET[size], seed)
+    found = align(gradients, vectors, refits, readouts, marked=SIX, seed=seed)
+    here = readouts(vectors.default_layer)[OBSERVED](vectors.matrix(vectors.default_layer))
+    said = results(found, "slope of the log-odds (nats for a strength of 0.1)")
+    return said | {"foretold": foretold(found, dict(zip(vectors.emotions, here.tolist(), strict=True)))}
+
+
+def preference_gradients(
+    model: HookedModel, frame: pd.DataFrame, layers: Sequence[int], met: int = MET["full"], seed: int = 0
+) -> Gradients:
+    """The gradient of each activity's log-odds against others by what is added on its own tokens.
+
+    Each activity meets `met` others in both orders, and counts with the mean of the orders, from which the favour of a
+    place cancels. In each question both options count, each with what is added on its own tokens, so what would raise
+    or lower the first answer wherever it is added cancels from the mean over the activities.
+
+    Returns:
+        An item for each activity, which the bootstrap resamples; the contrast is their mean. There are no kinds of
+        reply to shuffle, so its nulls are shuffled labels, random gradients and ratings within clusters. The controls
+        are the same slopes less those of the question which option is longer (the headline), and alone ("own").
+
+    Raises:
+        ValueError: an odd number of others, none, or more than there are.
+
+    >>> preference_gradients(model, activities("quick"), [1, 3], met=2).controls["own"].shape
+    (16, 2, 32)
+    """
+    n = len(frame)
+    if met < 2 or met % 2 or met >= n:
+        raise ValueError(f"met={met} of {n} activities: each meets an even number of others, two at least")
+    order = np.random.default_rng(seed).permutation(n).tolist()
+    pairs = [(order[i], order[(i + away) % n]) for away in range(1, met // 2 + 1) for i in range(n)]
+    own = {question: place_free(model, question, frame["text"].tolist(), pairs, layers) for question in (ASKED, LENGTH)}
+    controls = {LESS_LENGTH: own[ASKED] - own[LENGTH], OWN: own[ASKED]}
+    return Gradients(tuple(layers), controls, tuple(frame["text"]), {PREFERENCE: contrast(np.arange(n), seed=seed)})
+
+
+def place_free(
+    model: HookedModel,
+    question: Question,
+    options: Sequence[str],
+    pairs: Sequence[tuple[int, int]],
+    layers: Sequence[int],
+) -> Float[np.ndarray, "option layer d_model"]:
+    """Mean gradient of an option's log-odds by what is added on its own tokens, over its pairs and both orders."""
+    ordered = [*pairs, *((j, i) for i, j in pairs)]
+    choices = [choice(model, question, options[i], options[j]) for i, j in ordered]
+    _, slopes = option_slopes(model, question, choices, layers)
+    first, second = np.array(ordered).T
+    total = np.zeros((len(options), len(layers), model.d_model))
+    np.add.at(total, first, slopes[:, 0].double().numpy())
+    np.add.at(total, second, -slopes[:, 1].double().numpy())  # what lowers the first answer favours the second option
+    return total / np.bincount(np.concatenate([first, second]), minlength=len(options))[:, None, None]
+
+
+def observed_r(x: Float[Tensor, "activity d_model"], strength: Float[np.ndarray, "activity"]) -> Readout:
+    """What `observed` measures, for any unit vectors [... emotion d_model]: the correlation of score and strength.
+
+    >>> readout = observed_r(torch.eye(4, 3), np.arange(4.0))
+    >>> readout(torch.eye(3)).shape, readout(torch.randn(5, 2, 3)).shape
+    (torch.Size([3]), torch.Size([5, 2]))
+    """
+    rows = unit((x - x.mean(dim=0)).float())
+    rows = rows - rows.mean(dim=0)
+    centred = torch.from_numpy(strength - strength.mean())
+    favoured = (centred / centred.norm().clamp(min=1e-12)).float()
+
+    def readout(vectors: Float[Tensor, "*axes emotion d_model"]) -> Float[Tensor, "*axes emotion"]:
+        scored = vectors.float() @ rows.T
+        return scored @ favoured / scored.norm(dim=-1).clamp(min=1e-12)
+
+    return readout
+
+
+def foretold(found: Alignment, r: dict[str, float]) -> StudyResult:
+    """The slope of each emotion beside its observed correlation with preference.
+
+    Args:
+        r: emotion -> its observed correlation at the block of the headline.
+    """
+    control = found.options["control"]
+    part = found.ranked[found.ranked["control"] == control]
+    table = part[["emotion", "effect", "low", "high", "valence"]].reset_index(drop=True)
+    table.insert(1, "r", table["emotion"].map(r))
+    rows = found.frame[(found.frame["layer"] == found.layer) & (found.frame["measure"] == OBSERVED)]
+    options = {"x": "r", "y": "effect", "xlabel": "correlation with preference, unsteered", "label": "emotion",
+               "ylabel": "slope of the log-odds (nats for a strength of 0.1)"}  # fmt: skip
+    drawn = "the draws of the result alignment, whose rows of the observed correlation have their place and p"
+    return StudyResult("foretold", table, foretold_headline(rows, control), drawn, "scatter", options)
+
+
+def foretold_headline(rows: pd.DataFrame, control: str) -> str:
+    """How the slopes go with the observed correlations, less the control of the headline.
+
+    Args:
+        rows: one for each control, of `Alignment.frame`.
+
+    >>> row = {"control": "own", "r": 0.21, "low": -0.1, "high": 0.5, "verdict": Verdict.INSIDE}
+    >>> foretold_headline(pd.DataFrame([row]), "own")
+    'What an emotion does to preference goes with its observed correlation at r = +0.21 [-0.10, +0.50] (own: inside the
+    null); the paper found r = 0.85.'
+    """
+    row = rows[rows["control"] == control].iloc[0]
+    if row["verdict"] == Verdict.UNMEASURABLE:
+        return "The slopes or the observed correlations do not differ between emotions, so neither foretells the other."
+    return (
+        f"What an emotion does to preference goes with its observed correlation at r = {row['r']:+.2f} "
+        f"[{row['low']:+.2f}, {row['high']:+.2f}] ({control}: {row['verdict']}); the paper found r = 0.85."
+    )
+
+
 # --- what steering changes -------------------------------------------------------------------------
 
 
@@ -444,21 +614,21 @@ def _changes(
     rng, options = np.random.default_rng(seed), elo["text"].tolist()
     controls = np.flatnonzero(~steered)
     alone = {
-        j: share(model, [choice(model, options[j], options[i]) for i in np.flatnonzero(steered)], True)
+        j: share(model, [choice(model, ASKED, options[j], options[i]) for i in np.flatnonzero(steered)], True)
         for j in controls
     }
     rows, doses = [None, *directions], [0.0] + [strength] * len(directions)
     out = []
     for i in np.flatnonzero(steered):
         met = rng.choice(controls, min(OPPONENTS, len(controls)), replace=False)
-        first = [choice(model, options[i], options[j]) for j in met]
+        first = [choice(model, ASKED, options[i], options[j]) for j in met]
         with steer(model, rows, doses, layer, [first[0].first]):
             shared, cut = share(model, first)
-            odds = [answer_odds(model, shared, [question.ids[cut:] for question in first])]
+            odds = [answer_odds(model, ASKED, shared, [question.ids[cut:] for question in first])]
         for j in met:
-            second, (shared, cut) = choice(model, options[j], options[i]), alone[j]
+            second, (shared, cut) = choice(model, ASKED, options[j], options[i]), alone[j]
             with steer(model, rows, doses, layer, [second.second]):
-                odds.append(-answer_odds(model, shared, [second.ids[cut:]]))
+                odds.append(-answer_odds(model, ASKED, shared, [second.ids[cut:]]))
         favour = np.concatenate([x.numpy() for x in odds], axis=1).mean(axis=1)
         out.append(ELO * (favour[1:] - favour[0]))
     return np.stack(out, axis=1)

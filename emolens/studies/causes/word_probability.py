@@ -1,20 +1,27 @@
 """Does steering make the model name the emotion? Log-probability of emotion words after a question (section 4)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from emolens.models.log_probs import log_probs
+from emolens.models.log_probs import SharedPrompt, continuation_ids, log_probs
 from emolens.models.model import HookedModel
+from emolens.models.texts import Encoding
 from emolens.results import StudyResult
-from emolens.stats import BY_RANK, Verdict, bootstrap_mean, null_columns, p_value, tail_p
+from emolens.stats import BY_RANK, Verdict, bootstrap_mean, false_discovery, null_columns, p_value, tail_p
 from emolens.steering.nulls import Nulls, null_directions
 from emolens.steering.steer import steer
+from emolens.studies._alignment import DOSE, DRAWS, LABELS
 from emolens.studies._common import TWELVE, check_size, emotions_of
-from emolens.vectors.direction import Direction
+from emolens.studies.causes._added import slopes_of_added
+from emolens.vectors.direction import Direction, unit
 from emolens.vectors.emotion_vectors import EmotionVectors
+from emolens.vectors.shuffled_refits import shuffled_refits
 
 QUESTIONS = {
     "he": (
@@ -56,7 +63,7 @@ def run(
     Returns:
         "word_probability", three rows for each kind of question: the mean change of a row's own word ("matching"), of
         the other words ("others"), both in nats, and in how many rows the own word rises most ("rows"), each with the
-        nulls' band and p; and "matrix", all changes after the first kind of question.
+        nulls' band and p; "matrix", all changes after the first kind of question; and "all_rows" (see `all_rows`).
 
     >>> results = run(model, vectors, "quick")
     >>> results["word_probability"].table()["measure"].unique().tolist()
@@ -82,6 +89,7 @@ def run(
     return {
         "word_probability": StudyResult("word_probability", table, headline(table), null),
         "matrix": _as_result(next(iter(matrices.values())), [direction.name for direction in directions]),
+        "all_rows": all_rows(model, vectors, size, layer, emotions, seed),
     }
 
 
@@ -170,6 +178,167 @@ def matrix(
     names = emotions_of(vectors, emotions)
     directions = [vectors[name] for name in names]
     return _as_result(changes(model, directions, QUESTIONS[question], strength, layer).mean(axis=0), names)
+
+
+# --- all emotions as rows ---------------------------------------------------------------------------
+
+
+def all_rows(
+    model: HookedModel,
+    vectors: EmotionVectors,
+    size: str = "full",
+    layer: int | None = None,
+    emotions: Sequence[str] = TWELVE,
+    seed: int = 0,
+) -> StudyResult:
+    """Where a word's own vector ranks among those of all emotions in how much it raises the word.
+
+    The slopes are those of a small strength, from one backward pass for each word and question of the first kind.
+
+    Returns:
+        A row for each word, and one for their mean ("all words"): `share`, of the other vectors that raise the word
+        less, with the bootstrap interval over questions and over those vectors (for the mean over words, too); `rank`,
+        1 for the one that raises it most, and which that is (`highest`); `slope`, in nats for a strength of 0.1; and in
+        "full" the share of the same row in 999 sets with shuffled labels, and in 999 sets of random directions.
+        The verdict of a word is that of the greatest p, corrected for the number of words (`q`).
+
+    >>> list(all_rows(model, vectors, "quick", 2, ["calm", "sad"]).table()["word"])
+    ['calm', 'sad', 'all words']
+    """
+    check_size(size)
+    vectors.check_model(model)
+    layer = vectors.default_layer if layer is None else layer
+    words = emotions_of(vectors, emotions)
+    rows, units = [vectors.index(name) for name in words], vectors.matrix(layer)
+    each = word_gradients(model, next(iter(QUESTIONS.values())), words, layer).double()
+    slopes = each.mean(dim=0) @ units.double().T
+    observed, again = shares(slopes, rows), _again(each @ units.double().T, rows, seed)
+    nulls = dict(_shares_by_chance(model, vectors, each, rows, layer, seed)) if size == "full" else {}
+    table = pd.DataFrame({"word": [*words, "all words"], "share": [*observed, observed.mean()]})
+    table[["low", "high"]] = np.quantile(again, [0.025, 0.975], axis=0).T
+    place = (slopes > slopes[range(len(rows)), rows][:, None]).sum(dim=1) + 1
+    table["rank"] = [*place.tolist(), np.nan]
+    table["highest"] = [*(vectors.emotions[i] for i in slopes.argmax(dim=1).tolist()), ""]
+    own = slopes[range(len(rows)), rows] * DOSE * float(vectors.at(layer).residual_norm[0])
+    table["slope"] = [*own.tolist(), float(own.mean())]
+    table = _held_against(table, nulls).assign(layer=layer, vectors=len(units))
+    drawn = f"{DRAWS} draws of {' and '.join(nulls)}" if nulls else "none: the quick size draws no nulls"
+    return StudyResult("word_probability_all_rows", table, all_rows_headline(table), drawn)
+
+
+def all_rows_headline(frame: pd.DataFrame) -> str:
+    """The mean share over the words.
+
+    >>> row = {"word": "all words", "share": 0.9, "low": 0.8, "high": 0.95, "verdict": Verdict.BEYOND}
+    >>> all_rows_headline(pd.DataFrame([row | {"word": "calm"}, row]))
+    'A small step along an emotion raises its own word more than 90% [80%, 95%] of the other vectors do, on average over
+    1 words (beyond the null).'
+    """
+    row = frame.iloc[-1]
+    return (
+        f"A small step along an emotion raises its own word more than {row['share']:.0%} [{row['low']:.0%}, "
+        f"{row['high']:.0%}] of the other vectors do, on average over {len(frame) - 1} words ({row['verdict']})."
+    )
+
+
+def word_gradients(
+    model: HookedModel, questions: Sequence[str], words: Sequence[str], layer: int
+) -> Float[Tensor, "question word d_model"]:
+    """Gradient of each whole word's log-probability by what is added to the output of a block at all tokens.
+
+    >>> word_gradients(model, ["he was", "she ran and"], ["calm", "sad"], 2).shape
+    torch.Size([2, 2, 32])
+    """
+    out = []
+    for question in questions:
+        ids = model.encode(question).ids
+        named = [continuation_ids(model, question, f" {word}") for word in words]
+        rests = [[*ids[1:], *tokens] for tokens in named]
+
+        def value(
+            resid: Float[Tensor, "text pos d_model"],
+            numbers: list[int],
+            first: int = len(ids) - 1,
+            named: Sequence[Sequence[int]] = named,
+        ) -> Float[Tensor, "text"]:
+            total = []
+            for x, number in zip(resid, numbers, strict=True):
+                tokens = torch.tensor(named[number], device=x.device)
+                logits = model.unembed(x[first : first + len(tokens)]).float()
+                total.append(-torch.nn.functional.cross_entropy(logits, tokens, reduction="sum"))
+            return torch.stack(total)
+
+        everywhere = [[(0, 1 + len(rest))] for rest in rests]
+        begin = SharedPrompt(model, Encoding(ids[:1], []))
+        out.append(slopes_of_added(model, begin, rests, everywhere, [layer], value)[1][:, 0, 0])
+    return torch.stack(out)
+
+
+def shares(slopes: Float[Tensor, "*draw word emotion"], rows: Sequence[int]) -> Float[np.ndarray, "*draw word"]:
+    """For each word the share of the other vectors that raise it less than the vector in its own row; a tie is a half.
+
+    >>> shares(torch.tensor([[3.0, 1, 2], [0, 1, 2]]), [0, 1]).tolist()
+    [1.0, 0.5]
+    """
+    own = slopes[..., range(len(rows)), rows]
+    return _below(slopes, own, slopes.shape[-1] - 1, ties=1)
+
+
+def _below(slopes: Tensor, own: Tensor, others: int, ties: int) -> np.ndarray:
+    """The share of `others` slopes below each own one, which is itself among them `ties` times."""
+    less, same = (found(slopes, own[..., None]).sum(dim=-1).double() for found in (torch.lt, torch.eq))
+    return ((less + (same - ties) / 2) / others).numpy()
+
+
+def _again(slopes: Float[Tensor, "question word emotion"], rows: Sequence[int], seed: int) -> np.ndarray:
+    """Shares, and their mean, [draw word+1] for resampled questions, other vectors and, of the mean, words."""
+    rng, draws = np.random.default_rng(seed), 1000
+    n, words, emotions = slopes.shape
+    weights = torch.from_numpy(rng.multinomial(n, np.full(n, 1 / n), draws) / n)
+    drawn = torch.einsum("bq,qwe->bwe", weights, slopes)
+    found = np.empty((draws, words))
+    for word, row in enumerate(rows):
+        others = np.delete(np.arange(emotions), row)
+        picks = torch.from_numpy(rng.choice(others, (draws, len(others))))
+        own = drawn[:, word, row]
+        found[:, word] = _below(drawn[:, word].gather(1, picks), own, len(others), ties=0)
+    means = np.take_along_axis(found, rng.integers(0, words, (draws, words)), axis=1).mean(axis=1)
+    return np.concatenate([found, means[:, None]], axis=1)
+
+
+def _shares_by_chance(
+    model: HookedModel,
+    vectors: EmotionVectors,
+    each: Float[Tensor, "question word d_model"],
+    rows: Sequence[int],
+    layer: int,
+    seed: int,
+) -> Iterator[tuple[str, np.ndarray]]:
+    """The kinds of null, each with the shares [draw word] of its draws."""
+    total, generator = each.mean(dim=0), torch.Generator().manual_seed(seed)
+    # Slopes along random directions are as normal as the directions' entries, and go together as the gradients do.
+    together = torch.linalg.qr(total.T).R.T
+    drawn = torch.randn(DRAWS, len(vectors.emotions), together.shape[1], generator=generator, dtype=torch.float64)
+    yield "random", shares((drawn @ together.T).transpose(1, 2), rows)
+    refits = shuffled_refits(model, vectors, DRAWS, seed)
+    slopes = (torch.einsum("bed,wd->bwe", unit(sets).double(), total) for sets in refits.at(layer))
+    yield LABELS, np.concatenate([shares(part, rows) for part in slopes])
+
+
+def _held_against(table: pd.DataFrame, nulls: dict[str, np.ndarray]) -> pd.DataFrame:
+    """The table with the band and p of each null, q of the words, and verdicts."""
+    table = table.copy()
+    for kind, drawn in nulls.items():
+        drawn = np.concatenate([drawn, drawn.mean(axis=1, keepdims=True)], axis=1)
+        low, high = Nulls().measured({kind: drawn}).band()[kind]
+        p = [p_value(value, column) for value, column in zip(table["share"], drawn.T, strict=True)]
+        for column, values in zip(null_columns(kind), (low, high, p), strict=True):
+            table[column] = values
+    if not nulls:
+        return table.assign(verdict=Verdict.NO_NULL)
+    worst = table[[null_columns(kind)[2] for kind in nulls]].max(axis=1).to_numpy()
+    table["q"] = [*false_discovery(worst[:-1]), worst[-1]]
+    return table.assign(verdict=[Verdict.of([q]) for q in table["q"]])
 
 
 def _as_result(matrix: np.ndarray, words: Sequence[str]) -> StudyResult:
