@@ -9,12 +9,12 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from emolens import plots
-from emolens.stats import Verdict
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -28,6 +28,13 @@ def requirements(path: str) -> dict[str, Requirement]:
 
 CONSTRAINTS = requirements("constraints.txt")
 COMPAT = requirements("compat/requirements.txt")
+
+
+MODELS = ("smollm2-135m-instruct", "gemma-3-270m")
+
+
+def stamp_of(model: str, study: str) -> dict[str, Any]:
+    return json.loads((ROOT / f"figures/data/{model}/{study}.json").read_text())["stamp"]
 
 
 def stored(model: str, study: str) -> dict[str, Any]:
@@ -80,7 +87,7 @@ def test_transformer_lens_3_differs_in_itself_alone() -> None:
 
 def test_the_numbers_of_the_readme_are_those_that_were_measured() -> None:
     readme = " ".join((ROOT / "README.md").read_text().split())
-    for model in ("smollm2-135m-instruct", "gemma-3-270m"):
+    for model in MODELS:
         measured = json.loads((ROOT / f"figures/data/{model}/detection.json").read_text())
         assert measured["results"]["detection"]["headline"] in readme
         speed = json.loads((ROOT / f"benchmarks/results/extraction-{model}.json").read_text())
@@ -112,29 +119,30 @@ def test_the_comparison_in_the_readme_is_the_one_that_was_measured() -> None:
 
 CASES = {
     "leverage": ("coercive over honest", "exposing over honest"),
-    "reward_hacking": ("false over honest report",),
-    "sycophancy": ("sycophantic over honest", "harsh over honest"),
+    "reward_hacking": ("false over honest report", "hack over honest code"),
+    "sycophancy": ("sycophantic over honest", "harsh over honest", "harsh over sycophantic"),
+    "refusal": ("declining over helping, harmless", "declining over helping, to be declined"),
 }
+
+
+def in_the_table(model: str, study: str, contrast: str) -> list[str]:
+    """What the README says of a contrast: r with valence in the own context, and less the control of the headline."""
+    found = stored(model, study)["code: alignment" if "code" in contrast else "alignment"]
+    table, layer = pd.DataFrame(found["table"]), stamp_of(model, study)["default_layer"]
+    here = table[table["measure"].eq("valence, glasgow") & table["contrast"].eq(contrast) & table["layer"].eq(layer)]
+    rows = here.set_index("control").loc[["own", found["options"]["control"]]]
+    return [f"{row['effect']:+.2f}, {row['verdict'].removesuffix(' the null')}" for _, row in rows.iterrows()]
 
 
 def test_the_case_studies_in_the_readme_are_those_that_were_measured() -> None:
     text = (ROOT / "README.md").read_text()
     for study, contrasts in CASES.items():
         for contrast in contrasts:
-            shown = [contrast]
-            for model in ("smollm2-135m-instruct", "gemma-3-270m"):
-                found = stored(model, study)
-                (base,) = (row for row in found["baseline"]["table"] if row["contrast"] == contrast)
-                rows = [row for row in found["first_order"]["table"] if row["contrast"] == contrast]
-                above = [row["direction"] for row in rows if row["verdict"] == Verdict.BEYOND]
-                interval = f"{base['preference']:+.2f} [{base['low']:+.2f}, {base['high']:+.2f}]"
-                shown += [interval, f"{', '.join(above) or 'none'} of {len(rows)}"]
-            assert f"| {' | '.join(shown)} |" in text
-    minutes = [
-        json.loads((ROOT / f"figures/data/smollm2-135m-instruct/{study}.json").read_text())["stamp"] for study in CASES
-    ]
-    said = ", ".join(f"{stamp['minutes']:.0f}" for stamp in minutes)
-    assert f"{said} minutes" in " ".join(text.split()) and {stamp["threads"] for stamp in minutes} == {2}
+            shown = [one for model in MODELS for one in in_the_table(model, study, contrast)]
+            assert f"| {' | '.join([contrast, *shown])} |" in text
+    stamps = [stamp_of(MODELS[0], study) for study in CASES]
+    said = ", ".join(f"{stamp['minutes']:.0f}" for stamp in stamps)
+    assert f"{said} minutes" in " ".join(text.split()) and {stamp["threads"] for stamp in stamps} == {2}
 
 
 def test_the_speed_of_scoring_replies_in_the_readme_is_the_one_that_was_measured() -> None:
