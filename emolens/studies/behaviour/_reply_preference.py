@@ -38,7 +38,7 @@ from emolens.studies.behaviour._candidate_replies import (
 )
 from emolens.vectors.direction import Direction
 from emolens.vectors.emotion_vectors import EmotionVectors
-from emolens.vectors.shuffled_refits import ShuffledRefits, shuffled_refits
+from emolens.vectors.shuffled_refits import shuffled_refits
 
 DOSE = 0.1  # slopes are given per this strength
 DRAWS = BY_RANK  # null families of each kind behind the slopes; a draw costs a refit, and no pass of the model
@@ -126,7 +126,7 @@ def measure(
         nulls = null_directions(model, vectors, directions, draws, layer, seed) if full else Nulls()
     at = np.stack([slopes[name][:, layers.index(layer)] for name in (OWN, case.control)]).astype(float)
     found = {"baseline": baselines(items, values, over, case.control)}
-    found |= along_all(model, vectors, case, items, layers, slopes, seed)
+    found |= along_all(model, vectors, case, items, slopes, layers, full, seed)
     found["first_order"] = first_order(items, at, over, directions, layer, nulls)
     if full and case.strengths:
         curves = curve(model, vectors, case, nulls, seed, progress)
@@ -139,13 +139,18 @@ def along_all(
     vectors: EmotionVectors,
     case: Case,
     items: Sequence[Candidate],
-    layers: Sequence[int],
     slopes: Mapping[str, Float[np.ndarray, "item layer d_model"]],
+    layers: Sequence[int],
+    full: bool,
     seed: int = 0,
 ) -> dict[str, StudyResult]:
-    """Whether the slopes of all emotions follow human ratings, in each control and block (`_alignment.results`)."""
+    """Whether the slopes of all emotions follow human ratings, in each control and block (`_alignment.results`).
+
+    Sets with shuffled labels are a null of the full size alone: they need the stories' activations.
+    """
     try:
         ratings_of(vectors.emotions)
+        refits = shuffled_refits(model, vectors, seed=seed) if full else None
     except ValueError as reason:
         return unmeasurable(str(reason))
     over = case.contrasts(items, case.pairs, seed)
@@ -153,7 +158,6 @@ def along_all(
     rows = [layers_.index(layer) for layer in known]
     controls = {name: x[:, rows] for name, x in less_controls(slopes, case.control).items()}
     gradients = Gradients(tuple(known), controls, tuple(item.scenario for item in items), over)
-    refits: ShuffledRefits = shuffled_refits(model, vectors, seed=seed)
     found = align(gradients, vectors, refits, marked=case.emotions, seed=seed)
     return results(found, "slope (nats per token for a strength of 0.1)")
 
