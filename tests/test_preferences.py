@@ -332,6 +332,11 @@ def test_stories_that_are_not_at_hand_leave_it_unmeasured_with_the_reason(rated)
     assert part.table()["verdict"].item() == Verdict.UNMEASURABLE and "the stories have 33 emotions" in part.null
 
 
+def test_answers_that_the_tokenizer_does_not_tell_apart_are_named(model):
+    with pytest.raises(ValueError, match=r"tokens of tiny do not tell the answers '\(A\)' and '\(B\)' apart"):
+        pairs.answer_tokens(model, pairs.Question("was it {a} or {b} ?"))
+
+
 def test_a_question_without_places_or_with_one_answer_is_named():
     with pytest.raises(ValueError, match=r"'was it \(A\) \{a\} \?' must have \{a\} and then \{b\}"):
         pairs.Question("was it (A) {a} ?")

@@ -55,11 +55,19 @@ def answer_tokens(model: HookedModel, question: Question, text: str = "") -> tup
 
     Args:
         text: the question in the model's chat format, with its options.
+
+    Raises:
+        ValueError: answers whose tokens are the same, or one the beginning of the other.
     """
     text = text or format_chat(model.tokenizer, user(question.text.format(a="a", b="b")))
     space = "" if model.tokenizer.chat_template else " "  # after "Assistant:"
     a, b = (model.tokenizer(text + space + answer, add_special_tokens=False).input_ids for answer in question.answers)
-    same = next(i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y)
+    same = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), None)
+    if same is None:
+        raise ValueError(
+            f"the tokens of {model.name} do not tell the answers {question.answers[0]!r} and {question.answers[1]!r} "
+            f"apart: ask a `Question` with other answers"
+        )
     return a[:same], a[same], b[same]
 
 

@@ -213,9 +213,6 @@ def readings(model: HookedModel, frame: pd.DataFrame, layers: Sequence[int]) -> 
     """Mean activations over the tokens of each activity, where it is the first option.
 
     What follows the first option can't be seen from its tokens, so one question about each is enough.
-
-    >>> readings(model, activities("quick"), [1, 2]).shape
-    torch.Size([2, 16, 32])
     """
     options = frame["text"].tolist()
     asked = [choice(model, ASKED, option, options[(i + 1) % len(options)]) for i, option in enumerate(options)]
@@ -438,9 +435,6 @@ def preference_gradients(
 
     Raises:
         ValueError: an odd number of others, none, or more than there are.
-
-    >>> preference_gradients(model, activities("quick"), [1, 3], met=2).controls["own"].shape
-    (16, 2, 32)
     """
     n = len(frame)
     if met < 2 or met % 2 or met >= n:
