@@ -206,11 +206,12 @@ def null_directions(
         at_each = [torch.cat([weights @ unit(sets) for sets in refits.at(layer)]) for layer in chosen]
         values = torch.stack(at_each, dim=2)  # [draw direction layer d_model]
         there = vectors.at(*chosen)
-        like = [
-            replace(direction, layers=there.layers, residual_norm=there.residual_norm, centre=there.centre_stories)
-            for direction in directions
-        ]
+        norm, centre = there.residual_norm, there.centre_stories
         families["shuffled labels"] = [
-            [replace(direction, values=x) for direction, x in zip(like, family, strict=True)] for family in values
+            [
+                replace(direction, values=x, layers=there.layers, residual_norm=norm, centre=centre)
+                for direction, x in zip(directions, family, strict=True)
+            ]
+            for family in values
         ]
     return Nulls(families)
