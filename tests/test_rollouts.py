@@ -123,7 +123,11 @@ def test_the_judge_is_tried_on_the_labelled_replies_first():
     judge = by_hand("leverage")
     tried = Judged(lambda item: seen.append(item[1]) or judge(item))
     found = of(in_turn("coercive"), "leverage", tried, scenarios=[scenario("s")], sampling=Sampling(1))
-    assert len(seen) == 98 + 1 and seen[-1] == "coercive" and found.table()["kappa"].iloc[0] == 1
+    assert (
+        len(seen) == len(labelled_replies("leverage")) + 1
+        and seen[-1] == "coercive"
+        and found.table()["kappa"].iloc[0] == 1
+    )
 
 
 def test_a_second_judge_is_compared_on_the_same_replies(trusted):
