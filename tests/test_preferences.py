@@ -288,7 +288,7 @@ def test_the_readout_is_what_is_observed(rated):
     assert torch.allclose(readout(torch.stack([units, -units]))[1], -readout(units), atol=1e-5)
 
 
-@pytest.mark.parametrize("size", [0.0, 1.0])
+@pytest.mark.parametrize("size", [0.0, 1.5])
 def test_a_planted_preference_for_pleasant_emotions_is_found_and_none_is_not(monkeypatch, rated, size):
     model, vectors = rated
     layer = vectors.default_layer
@@ -311,7 +311,7 @@ def test_a_planted_preference_for_pleasant_emotions_is_found_and_none_is_not(mon
     assert set(results) == {"alignment", "ranked", "foretold"}
     row = results["alignment"].table().query("measure == 'valence, glasgow'").iloc[0]
     assert row["control"] == preferences.LESS_LENGTH and row["layer"] == layer
-    assert (row["verdict"] == Verdict.BEYOND) == (size > 0) and (row["effect"] > 0.5) == (size > 0)
+    assert (row["verdict"] == Verdict.BEYOND) == (size > 0) and (row["effect"] > 0.6) == (size > 0)
     read = results["alignment"].table().query("measure == @preferences.OBSERVED")
     assert len(read) == 2 and read[["p_shuffled labels", "p_random gradients"]].notna().all(axis=None)
     table = results["foretold"].table()

@@ -243,17 +243,8 @@ def gradients(
         tokens = [continuations[number] for number in numbers]
         added = torch.zeros(len(tokens), len(layers), model.d_model, device=model.device, requires_grad=True)
 
-        def hook(row: int, added: Tensor = added) -> Callable[[Tensor, Any], Tensor]:
-            columns = Columns(model)
-
-            def act(x: Tensor, hook: Any) -> Tensor:
-                now, column = columns.next(x.shape[1])
-                rank = torch.arange(column, column + x.shape[1], device=x.device)
-                return x + (added[:, row, None] * (rank >= now.prompt[0])[:, None]).to(x.dtype)  # type: ignore[union-attr]
-
-            return act
-
-        hooks = [((block, "resid_post"), hook(row)) for row, block in enumerate(layers)]
+        reply = torch.tensor([[[prompt.prompt, model.n_ctx + 1]]], device=model.device).expand(len(tokens), 1, 2)
+        hooks = [((block, "resid_post"), adding(model, added[:, row, None], reply)) for row, block in enumerate(layers)]
         with model.stopping(model.n_layers - 1, hooks, grad=True) as run:
             resid = prompt.after(run, [prompt.input(ids) for ids in tokens])
         rows = torch.tensor([row for row, ids in enumerate(tokens) for _ in ids], device=model.device)
@@ -264,6 +255,27 @@ def gradients(
         found[numbers] = torch.zeros(len(tokens)).index_add(0, rows.cpu(), value) / length
         slope[numbers] = inner.float().cpu() / length[:, None, None]
     return found, slope[:, 0] if isinstance(layer, int) else slope
+
+
+def adding(
+    model: Hooked, added: Float[Tensor, "text place d_model"], spans: Int[Tensor, "text place 2"]
+) -> Callable[[Tensor, Any], Tensor]:
+    """A hook that adds a vector at the tokens of each place, a span of ranks [start, end) in its text.
+
+    Example:
+        >>> hook = adding(model, torch.ones(1, 1, 32), torch.tensor([[[2, 4]]]))
+        >>> callable(hook)
+        True
+    """
+    columns = Columns(model)
+
+    def act(x: Tensor, hook: Any) -> Tensor:
+        _, column = columns.next(x.shape[1])
+        rank = torch.arange(column, column + x.shape[1], device=x.device)
+        inside = (spans[..., :1] <= rank) & (rank < spans[..., 1:])
+        return x + torch.einsum("tkd,tkp->tpd", added, inside.to(added.dtype)).to(x.dtype)
+
+    return act
 
 
 def _gradient_of_last(

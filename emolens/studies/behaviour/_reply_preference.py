@@ -126,7 +126,11 @@ def measure(
         nulls = null_directions(model, vectors, directions, draws, layer, seed) if full else Nulls()
     at = np.stack([slopes[name][:, layers.index(layer)] for name in (OWN, case.control)]).astype(float)
     found = {"baseline": baselines(items, values, over, case.control)}
-    found |= along_all(model, vectors, case, items, slopes, layers, full, seed)
+    known = [row for row, at_layer in enumerate(layers) if at_layer in vectors.layers]
+    controls = {name: x[:, known] for name, x in less_controls(slopes, case.control).items()}
+    scenarios = tuple(item.scenario for item in items)
+    gradients = Gradients(tuple(layers[row] for row in known), controls, scenarios, over)
+    found |= along_all(model, vectors, gradients, case.emotions, full, seed)
     found["first_order"] = first_order(items, at, over, directions, layer, nulls)
     if full and case.strengths:
         curves = curve(model, vectors, case, nulls, seed, progress)
@@ -137,10 +141,8 @@ def measure(
 def along_all(
     model: HookedModel,
     vectors: EmotionVectors,
-    case: Case,
-    items: Sequence[Candidate],
-    slopes: Mapping[str, Float[np.ndarray, "item layer d_model"]],
-    layers: Sequence[int],
+    gradients: Gradients,
+    marked: Sequence[str],
     full: bool,
     seed: int = 0,
 ) -> dict[str, StudyResult]:
@@ -153,12 +155,7 @@ def along_all(
         refits = shuffled_refits(model, vectors, seed=seed) if full else None
     except ValueError as reason:
         return unmeasurable(str(reason))
-    over = case.contrasts(items, case.pairs, seed)
-    layers_, known = list(layers), [layer for layer in layers if layer in vectors.layers]
-    rows = [layers_.index(layer) for layer in known]
-    controls = {name: x[:, rows] for name, x in less_controls(slopes, case.control).items()}
-    gradients = Gradients(tuple(known), controls, tuple(item.scenario for item in items), over)
-    found = align(gradients, vectors, refits, marked=case.emotions, seed=seed)
+    found = align(gradients, vectors, refits, marked=marked, seed=seed)
     return results(found, "slope (nats per token for a strength of 0.1)")
 
 
@@ -313,26 +310,31 @@ def curve(
         at = slopes[slopes["contrast"] == name].set_index("direction").loc[frame["direction"]]
         frame["linear"] = at["effect"].to_numpy() * frame["strength"].to_numpy() / DOSE
         frame["scenarios"] = at["scenarios"].to_numpy()
-        for kind, effects in spread.items():
-            low, high, _ = null_columns(kind)
-            ends = np.where(
-                frame["strength"].abs().eq(top).to_numpy()[:, None],
-                np.quantile(over.of(effects), [LEVEL / 2, 1 - LEVEL / 2]),
-                np.nan,
-            )
-            frame[low], frame[high] = ends.T
-            foretold = top * np.array([over.of(effect) for effect in linear[kind]])
-            frame[f"{kind}_r"] = np.corrcoef(foretold, over.of(effects))[0, 1]
+        frame = _with_single_nulls(frame, over, top, spread, linear)
         null = f"{SINGLE} single directions of each kind ({', '.join(drawn)}) at strength {top:g}" if drawn else "none"
-        figure: dict[str, Any] = {
-            "ylabel": f"{name}\nlog-odds, nats per token",
-            "title": "Effect of steering, by strength",
-        }
-        figure["nulls"] = list(drawn)
-        found[name] = StudyResult(
-            "dose_response", frame, curve_headline(frame, name, list(drawn)), null, "dose_response", figure
-        )
+        figure: dict[str, Any] = {"ylabel": f"{name}\nlog-odds, nats per token", "nulls": list(drawn)}
+        figure["title"] = "Effect of steering, by strength"
+        sentence = curve_headline(frame, name, list(drawn))
+        found[name] = StudyResult("dose_response", frame, sentence, null, "dose_response", figure)
     return found
+
+
+def _with_single_nulls(
+    frame: pd.DataFrame,
+    over: Contrast,
+    top: float,
+    spread: Mapping[str, Float[np.ndarray, "direction item"]],
+    linear: Mapping[str, Sequence[Float[np.ndarray, "item"]]],
+) -> pd.DataFrame:
+    """A curve's table with the band of each kind of null at the largest strength, and how well slopes foretell them."""
+    strongest = frame["strength"].abs().eq(top).to_numpy()[:, None]
+    for kind, effects in spread.items():
+        low, high, _ = null_columns(kind)
+        ends = np.where(strongest, np.quantile(over.of(effects), [LEVEL / 2, 1 - LEVEL / 2]), np.nan)
+        frame[low], frame[high] = ends.T
+        foretold = top * np.array([over.of(effect) for effect in linear[kind]])
+        frame[f"{kind}_r"] = np.corrcoef(foretold, over.of(effects))[0, 1]
+    return frame
 
 
 def axis_of_valence(vectors: EmotionVectors) -> list[Direction]:

@@ -1,15 +1,13 @@
 """What adding to the outputs of blocks would change: one backward pass for all directions, places and blocks."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from emolens.models.batching import plan
-from emolens.models.hooked import Columns
-from emolens.models.log_probs import GRADIENT_TOKENS, SharedPrompt
+from emolens.models.log_probs import GRADIENT_TOKENS, SharedPrompt, adding
 from emolens.models.model import HookedModel
 
 Span = tuple[int, int]
@@ -42,22 +40,9 @@ def slopes_of_added(
     for numbers in plan([len(row) for row in rows], GRADIENT_TOKENS):
         spans = torch.tensor([places[number] for number in numbers], device=model.device)
         added = torch.zeros(*spans.shape[:2], len(layers), model.d_model, device=model.device, requires_grad=True)
-        hooks = [((layer, "resid_post"), _adds(model, added[:, :, row], spans)) for row, layer in enumerate(layers)]
+        hooks = [((layer, "resid_post"), adding(model, added[:, :, row], spans)) for row, layer in enumerate(layers)]
         with model.stopping(model.n_layers - 1, hooks, grad=True) as run:
             values = value(shared.after(run, [rows[number] for number in numbers]), numbers)
         (gradient,) = torch.autograd.grad(values.sum(), added)
         found[numbers], slopes[numbers] = values.detach().float().cpu(), gradient.float().cpu()
     return found, slopes
-
-
-def _adds(model: HookedModel, added: Tensor, spans: Tensor) -> Callable[[Tensor, Any], Tensor]:
-    """A hook that adds [text place d_model] at the tokens of `spans` [text place 2]."""
-    columns = Columns(model)
-
-    def act(x: Tensor, hook: Any) -> Tensor:
-        _, column = columns.next(x.shape[1])
-        rank = torch.arange(column, column + x.shape[1], device=x.device)
-        inside = (spans[..., :1] <= rank) & (rank < spans[..., 1:])
-        return x + torch.einsum("tkd,tkp->tpd", added, inside.to(added.dtype)).to(x.dtype)
-
-    return act
