@@ -45,14 +45,14 @@ from emolens.vectors import geometry as geometry
 from emolens.vectors import pooling as pooling
 from emolens.vectors.control_vector import import_gguf as import_gguf
 from emolens.vectors.derive import derive as derive
-from emolens.vectors.derive import fit as fit
 from emolens.vectors.direction import Direction as Direction
 from emolens.vectors.emotion_vectors import EmotionVectors as EmotionVectors
 from emolens.vectors.emotion_vectors import packaged_vectors as packaged_vectors
+from emolens.vectors.fit import fit as fit
 from emolens.vectors.logit_lens import logit_lens as logit_lens
 from emolens.vectors.pooling import PooledActivations as PooledActivations
 from emolens.vectors.pooling import pool as pool
-from emolens.vectors.pooling import token_moments as token_moments
 from emolens.vectors.refit import refit as refit
+from emolens.vectors.token_moments import token_moments as token_moments
 
 __version__: str

@@ -14,8 +14,9 @@ from tiny import WORDS, passes
 from emolens.files import cache_dir
 from emolens.models.batching import Batch, pad, plan, ranks
 from emolens.models.model import HookedModel
-from emolens.vectors.pooling import SHARD_TEXTS, pool, token_moments
+from emolens.vectors.pooling import SHARD_TEXTS, pool
 from emolens.vectors.pooling_rules import pooling_weights
+from emolens.vectors.token_moments import token_moments
 
 TEXTS = [" ".join(WORDS[(i + j) % len(WORDS)] for j in range(3 + i % 20)) for i in range(3 * SHARD_TEXTS)]
 

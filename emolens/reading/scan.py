@@ -24,8 +24,8 @@ from emolens.reading.document_stream import Piece, Source, Window, split
 from emolens.reading.document_stream import documents as documents
 from emolens.reading.scan_result import Hit as Hit
 from emolens.reading.scan_result import Scan, merge
-from emolens.vectors.derive import READ_FROM_RANK
 from emolens.vectors.emotion_vectors import EmotionVectors, check_method, unit
+from emolens.vectors.story_means import READ_FROM_RANK
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class _Projector:
     """Scores activations as `read.score` does, on the device of the model."""
 
     def __init__(self, vectors: EmotionVectors, layer: int, method: str, centre: str, device: torch.device) -> None:
-        vectors = vectors.at(layer)
+        vectors = vectors.at(layer).with_noise() if method == "whitened" else vectors.at(layer)
         tensors = {f.name: getattr(vectors, f.name) for f in fields(vectors)}
         moved: dict[str, Any] = {name: value.to(device) for name, value in tensors.items() if isinstance(value, Tensor)}
         self.vectors, self.layer, self.whitened = replace(vectors, **moved), layer, method == "whitened"

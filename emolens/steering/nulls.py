@@ -13,11 +13,11 @@ from emolens.corpus.stories import Corpus
 from emolens.models.model import HookedModel
 from emolens.stats import BY_RANK, LEVEL, Verdict, family_p, null_columns, outside_draws
 from emolens.steering.steer import default_layer
-from emolens.vectors.derive import pool_stories
 from emolens.vectors.direction import Direction, unit
 from emolens.vectors.emotion_vectors import EmotionVectors
 from emolens.vectors.refit import refit, stories_of
 from emolens.vectors.shuffled_refits import shuffled_refits
+from emolens.vectors.story_means import pool_stories
 
 FEWEST = 10  # draws of each kind, below which nothing is said of where one more would lie
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -323,99 +323,3 @@ def _groups(batches: Sequence[list[int]]) -> Iterator[list[list[int]]]:
             group = []
     if group:
         yield group
-
-
-@runtime_checkable
-class Moments(Protocol):
-    """What `fit` needs of neutral text: its mean, and the components that are projected out.
-
-    >>> isinstance(token_moments(model, ["she ran home and he was calm and cold and warm ."], progress=False), Moments)
-    True
-    """
-
-    @property
-    def layers(self) -> tuple[int, ...]:
-        """Indices of the blocks."""
-
-    @property
-    def mean(self) -> Float[Tensor, "layer d_model"]:
-        """Mean activation of a token."""
-
-    def components(self, layer: int, explained: float = 0.5) -> Float[Tensor, "component d_model"]:
-        """What is projected out at a layer: orthonormal rows."""
-
-
-@dataclass(frozen=True)
-class TokenMoments:
-    """Mean and covariance of single-token activations, for each layer; the material of the denoising.
-
-    >>> moments = TokenMoments((0,), torch.zeros(1, 2), torch.tensor([[[4.0, 0.0], [0.0, 1.0]]]))
-    >>> moments.components(0).abs()
-    tensor([[1., 0.]])
-    """
-
-    layers: tuple[int, ...]
-    mean: Float[Tensor, "layer d_model"]
-    covariance: Float[Tensor, "layer d_model d_model"]
-
-    def components(self, layer: int, explained: float = 0.5) -> Float[Tensor, "component d_model"]:
-        """The first principal components that together explain this share of the variance (paper, section 3).
-
-        >>> TokenMoments((0,), torch.zeros(1, 2), torch.eye(2)[None]).components(0, explained=0.9).shape
-        torch.Size([2, 2])
-        """
-        values, vectors = torch.linalg.eigh(self.covariance[self.layers.index(layer)].double())
-        values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
-        share = values.cumsum(0) / values.sum()
-        return vectors[:, : int((share < explained).sum()) + 1].T.float()
-
-
-def token_moments(
-    model: HookedModel,
-    texts: Text | Sequence[Text],
-    layers: Layers | None = None,
-    *,
-    from_rank: int = NORM_FROM_RANK,
-    token_budget: int = 2048,
-    progress: bool = True,
-) -> TokenMoments:
-    """First and second moments of the token activations of `texts`, summed inside the hooks.
-
-    Tokens before `from_rank` are left out: the first one, an attention sink with a norm up to a hundred
-    times that of the others, would be the first principal component and nothing else would be removed.
-
-    Raises:
-        ValueError: fewer than two tokens, or an activation that is not finite, with its text and layer.
-
-    >>> token_moments(model, ["she ran home and he was calm and cold and warm ."], [3], progress=False).mean.shape
-    torch.Size([1, 32])
-    """
-    model.require_one_row("token_moments")
-    blocks = model.check_layers(layers)
-    encoded = [encoding.ids for encoding in model.encode_all(texts)]
-    total = torch.zeros(len(blocks), model.d_model, dtype=torch.float64)
-    square = torch.zeros(len(blocks), model.d_model, model.d_model, dtype=torch.float64)
-    count, chosen, rows = 0, torch.empty(0), [0]
-
-    def add(resid: Tensor, hook: Any, row: int) -> None:
-        x = resid.detach()[chosen].float()
-        if not x.isfinite().all():
-            bad = (chosen & ~resid.isfinite().all(dim=-1)).any(dim=1)
-            raise model.not_finite(rows[int(bad.int().argmax())], blocks[row])
-        total[row] += x.sum(dim=0).double().cpu()
-        square[row] += (x.T @ x).double().cpu()
-
-    hooks = [((layer, "resid_post"), lambda x, hook, row=row: add(x, hook, row)) for row, layer in enumerate(blocks)]
-    lengths = [len(ids) for ids in encoded]
-    with tqdm(total=sum(lengths), unit="token", unit_scale=True, desc="neutral", disable=not progress) as bar:
-        for rows in plan(lengths, token_budget):
-            batch = pad([encoded[row] for row in rows], "right", model.pad_token_id).to(model.device)
-            chosen = ranks(batch.mask) >= from_rank
-            count += int(chosen.sum())
-            model.forward(batch, stop_after=max(blocks), fwd_hooks=hooks)
-            bar.update(sum(lengths[row] for row in rows))
-    if count < 2:
-        raise ValueError(f"the texts have {count} tokens from rank {from_rank} on; give longer ones")
-    mean = total / count
-    covariance = square / count - mean[:, :, None] * mean[:, None, :]
-    return TokenMoments(blocks, mean.float(), covariance.float())

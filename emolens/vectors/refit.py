@@ -11,10 +11,13 @@ from torch import Tensor
 import emolens.corpus as texts
 from emolens.corpus.stories import Corpus
 from emolens.models.model import HookedModel
-from emolens.vectors.derive import corpus_path, fit, pool_stories
+from emolens.vectors.derive import corpus_path
 from emolens.vectors.emotion_vectors import EmotionVectors
+from emolens.vectors.fit import fit
 from emolens.vectors.pooling import NORM_FROM_RANK, PooledActivations
 from emolens.vectors.pooling_rules import Rule, check_rule
+from emolens.vectors.story_means import pool_stories
+from emolens.vectors.whitening import algebra_device
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,8 @@ def refit(
             raise ValueError(f"no story has the register {register!r}; there are {', '.join(sorted(known))}")
         keep = torch.tensor([story.register == register for story in corpus])
     at = vectors.at(*layers)
-    neutral = _Neutral(tuple(layers), at.centre_neutral, at.neutral_basis)
+    device = algebra_device(model.device)
+    neutral = _Neutral(tuple(layers), at.centre_neutral.to(device), at.neutral_basis.to(device))
     shrinkage = vectors.stamp.get("chosen", {}).get("whitened", {}).get("shrinkage", 1.0)
     made = fit(pooled, corpus, neutral, shrinkage, keep=keep, layers=layers, stamp=vectors.stamp, rank=rank)
     if (pooled.counts > NORM_FROM_RANK).any():
