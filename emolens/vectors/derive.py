@@ -86,7 +86,7 @@ def derive(
         with suppress(ValueError):  # damaged or exchanged: fitting again from the pooled shards takes a minute
             return _kept(path, model, about, pooled, corpus, rank)
     neutral = token_moments(model, texts.neutral(), pooled.layers, token_budget=token_budget, progress=progress)
-    sweep = _coarse_then_fine(pooled, corpus, neutral, progress, rank)
+    sweep = coarse_then_fine(pooled, corpus, neutral, progress, rank)
     stamp = about | _choices(model, corpus, pooled, sweep)
     vectors = fit(pooled, corpus, neutral, stamp["chosen"]["whitened"]["shrinkage"], stamp=stamp, rank=rank)
     if cache:
@@ -103,12 +103,27 @@ def corpus_path(digest: str) -> Path:
     return cache_dir() / "corpora" / f"{digest}.jsonl"
 
 
-def _coarse_then_fine(
-    pooled: PooledActivations, corpus: Corpus, neutral: Moments, progress: bool, rank: Rule | None
+def most_tried(layers: int) -> int:
+    """At how many of so many layers `coarse_then_fine` tries the readouts at most: all, where there are fewer than 32.
+
+    >>> most_tried(30), most_tried(32), most_tried(80)
+    (30, 22, 40)
+    """
+    step = max(1, layers // GRID)
+    return min(layers, -(-layers // step) + 2 * (step - 1) * len(METHODS))
+
+
+def coarse_then_fine(
+    pooled: PooledActivations, corpus: Corpus, neutral: Moments, progress: bool = True, rank: Rule | None = None
 ) -> list[dict[str, Any]]:
     """What `choose` gives for about 16 layers, evenly spaced, and then for all between them and each method's best.
 
     Of a model with fewer than 32 layers, all are tried.
+
+    >>> moments = el.token_moments(model, el.corpus.neutral(), progress=False)
+    >>> pooled = pool_stories(model, corpus, cache=False, progress=False)
+    >>> sorted({row["layer"] for row in coarse_then_fine(pooled, corpus, moments, progress=False)})
+    [0, 1, 2, 3]
     """
     layers, step = pooled.layers, max(1, len(pooled.layers) // GRID)
     coarse = set(range(0, len(layers), step))

@@ -448,8 +448,8 @@ class EmotionVectors:
         values = {name: tensor.float() * header["scales"][name] for name, tensor in tensors.items()}
         noise_layers = tuple(header.get("noise_layers", header["layers"]))
         named = {"stamp": header["stamp"], "noise_layers": noise_layers}
-        vectors = cls(tuple(header["emotions"]), tuple(header["layers"]), **named, **values)
         try:
+            vectors = cls(tuple(header["emotions"]), tuple(header["layers"]), **named, **values)
             vectors.check()
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error

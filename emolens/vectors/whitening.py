@@ -138,7 +138,7 @@ class Whitening:
         else:
             start = r if self._is_gram else len(r) ** 0.5 * torch.eye(r.shape[1], dtype=r.dtype, device=r.device)
             rows = torch.linalg.solve_triangular(self.factor, start, upper=False)
-        return rows.float().cpu(), torch.tensor([inside] * len(rows) + [outside])
+        return rows.float().cpu().contiguous(), torch.tensor([inside] * len(rows) + [outside])
 
 
 def smaller_square(residual: Float[Tensor, "text d_model"]) -> Float[Tensor, "n n"]:
