@@ -36,6 +36,7 @@ from emolens.steering.patch import patch as patch
 from emolens.steering.patch import through as through
 from emolens.steering.steer import Steering as Steering
 from emolens.steering.steer import steer as steer
+from emolens.studies._ladder import ladder as ladder
 from emolens.studies.post_training.compare import compare as compare
 from emolens.studies.reading.detection import detect as detect
 from emolens.training.adapters import load_adapter as load_adapter
