@@ -552,6 +552,7 @@ def _about(model: HookedModel, pooled: PooledActivations, corpus: Corpus, rank: 
         "fingerprint": pooled.stamp["fingerprint"],
         "architecture": getattr(model.bridge.cfg, "architecture", None) or model.name,
         "default_layer": model.default_layer,
+        "layers": list(pooled.layers),
         "dtype": pooled.stamp["dtype"],
         "corpus": corpus.hash,
         "recipe": recipe,
