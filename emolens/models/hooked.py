@@ -19,6 +19,7 @@ from emolens.models.conversations import encode_chat
 from emolens.models.encoding import encode, labels
 from emolens.models.guard import hub_offline, nothing_installed
 from emolens.models.multimodal import text_model
+from emolens.models.placement import quantised_as
 from emolens.models.texts import Encoding, Text, gate, is_chat
 
 Layer = int | np.integer  # the index of a block
@@ -94,6 +95,7 @@ class Hooked:
         self.tokenizer = tokenizer if tokenizer is not None else bridge.tokenizer
         self.name = name or bridge.cfg.model_name
         self.revision = revision
+        self.quantised = quantised_as(self.hf_model)  # in words, for stamps; "" where the weights are whole
         self.steering: list[Any] = []  # the contexts of `steer` that are open, outermost first
         self.passing: Pass | None = None
         self._fingerprint: tuple[list[tuple[int, int]], str] | None = None

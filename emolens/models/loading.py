@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from emolens.errors import did_you_mean
-from emolens.models.embedded import known_models, local_path
+from emolens.fetch import hub_answers
+from emolens.models.embedded import MODELS, known_models, local_path
 from emolens.models.guard import nothing_installed
 from emolens.models.model import HookedModel
 from emolens.models.multimodal import has_text_model
@@ -121,19 +122,6 @@ def check_dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch.
     return getattr(torch, name)
 
 
-def _hub_answers() -> bool:
-    """Whether the hub can be reached; without this look, each file would be asked for six times, for half a minute."""
-    from huggingface_hub import constants, get_session
-
-    if constants.HF_HUB_OFFLINE:
-        return False
-    try:
-        get_session().head(constants.ENDPOINT, timeout=5)
-    except Exception:  # of whichever HTTP library it uses
-        return False
-    return True
-
-
 def load(
     name: str | Path,
     device: str | torch.device | None = None,
@@ -171,10 +159,13 @@ def load(
     label = str(name)
     source = next(source for source in SOURCES.values() if source.holds(label))
     place = source.locate(label)
-    options = {"revision": revision, "local_files_only": source.local or not _hub_answers(), "trust_remote_code": False}
+    options = {"revision": revision, "local_files_only": source.local or not hub_answers(), "trust_remote_code": False}
     with nothing_installed():
         tokenizer, hf_model = _from_transformers(label, place, options, {"dtype": dtype} | hf_kwargs)
-    return HookedModel.from_hf(hf_model.to(device), tokenizer, label, revision or "")
+    if label in MODELS:  # a folder that an earlier version made does not say it
+        hf_model.config.dequantised_from = MODELS[label].quantised
+    known_as = Path(label).stem if label.lower().endswith(".gguf") else label
+    return HookedModel.from_hf(hf_model.to(device), tokenizer, known_as, revision or "")
 
 
 def _from_transformers(label: str, place: str, options: dict[str, Any], loading: dict[str, Any]) -> tuple[Any, Any]:
