@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"\nemolens: interrupted; {args.kept}", file=sys.stderr)
         return 130
-    except (ValueError, KeyError, OSError, RuntimeError, ImportError) as error:
+    except (ValueError, KeyError, OSError, RuntimeError, ImportError, MemoryError) as error:
         if args.debug:
             raise
         print(f"emolens: error: {_one_line(error)}", file=sys.stderr)

@@ -6,7 +6,9 @@ import os
 import shutil
 import zipfile
 from collections.abc import Callable
+from contextlib import nullcontext, redirect_stderr
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -273,35 +275,29 @@ def _convert(gguf: Path, folder: Path, progress: bool, dtype: str) -> None:
     import torch
     import transformers
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
 
-    bars = logging.is_progress_bar_enabled()
-    if not progress:
-        logging.disable_progress_bar()
-    try:
-        own, quantised = _own_precision(gguf)
-        source: dict[str, Any] = {"gguf_file": gguf.name, "local_files_only": True}
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **source)
-        kept = getattr(torch, dtype if quantised else own)
-        options = {"dtype": kept, "output_loading_info": True, "trust_remote_code": False}
-        if hasattr(transformers, "GgufConfig"):  # which can leave the blocks as they are, and says so of itself
-            options["quantization_config"] = transformers.GgufConfig(dequantize=True)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, **source | options)
-    except Exception as error:
-        raise RuntimeError(f"transformers cannot dequantise {gguf}: {error}") from error
-    finally:
-        if bars:
-            logging.enable_progress_bar()
-    model, info = loaded
-    if lacking := sorted(info.get("missing_keys", ())):
-        raise RuntimeError(
-            f"{gguf} lacks {len(lacking)} weights, such as {lacking[0]}: it is cut short or no whole model"
-        )
-    # The weights are plain now, but the loader still calls them quantised and would not save them.
-    model.is_quantized, model.hf_quantizer = False, None
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    if quantised:
-        model.config.dequantised_from = quantised
-    model.save_pretrained(folder, max_shard_size=SHARD)
-    tokenizer.save_pretrained(folder)
+    with nullcontext() if progress else redirect_stderr(StringIO()):  # its bars ask nobody else
+        try:
+            own, quantised = _own_precision(gguf)
+            source: dict[str, Any] = {"gguf_file": gguf.name, "local_files_only": True}
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **source)
+            kept = getattr(torch, dtype if quantised else own)
+            options = {"dtype": kept, "output_loading_info": True, "trust_remote_code": False}
+            if hasattr(transformers, "GgufConfig"):  # else it leaves the blocks of some architectures as they are
+                options["quantization_config"] = transformers.GgufConfig(dequantize=True)
+            loaded: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, **source | options)
+        except Exception as error:
+            raise RuntimeError(f"transformers cannot dequantise {gguf}: {error}") from error
+        model, info = loaded
+        if lacking := sorted(info.get("missing_keys", ())):
+            raise RuntimeError(
+                f"{gguf} lacks {len(lacking)} weights, such as {lacking[0]}: it is cut short or no whole model"
+            )
+        # The weights are plain now, but the loader still calls them quantised and would not save them.
+        model.is_quantized, model.hf_quantizer = False, None
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config
+        if quantised:
+            model.config.dequantised_from = quantised
+        model.save_pretrained(folder, max_shard_size=SHARD)
+        tokenizer.save_pretrained(folder)
