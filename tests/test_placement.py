@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 import pandas as pd
@@ -11,13 +12,14 @@ import pytest
 import torch
 from elsewhere import DEVICE, TwoDevices, blocks_elsewhere, there
 from tiny import tiny_llama, tiny_tokenizer
-from transformers import OPTConfig, OPTForCausalLM
+from transformers import BitsAndBytesConfig, OPTConfig, OPTForCausalLM
 
 import emolens as el
 from emolens.models import placement
 from emolens.models.log_probs import SharedPrompt, gradients, token_ids
 from emolens.steering.patch import Patching, patching
 from emolens.training.adapters import hugging_face_model
+from emolens.vectors.direction import stamp_of
 
 TEXTS = ["she ran and he was very calm .", "he was cold ."]
 BLOCKS = ("cpu", "disk", "cpu", "disk")
@@ -269,6 +271,8 @@ def quantise(folder: Path, tmp_path: Path, **facts) -> Path:
     ],
 )
 def test_quantised_weights_that_cannot_be_loaded_here_are_named(folder: Path, tmp_path: Path, facts, named) -> None:
+    if facts["quant_method"] == "bitsandbytes" and find_spec("bitsandbytes"):
+        pytest.skip("bitsandbytes is here")
     with pytest.raises((ImportError, ValueError), match=rf"'.*' is quantised \({named}\)"):
         el.load(quantise(folder, tmp_path, **facts), "cpu")
 
@@ -318,3 +322,21 @@ def test_packed_weights_are_read_and_known(packed: el.HookedModel, direction) ->
 def test_a_packed_output_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match=r"the weights of Packed are quantised \(torch\.int8\), so that its rows"):
         placement.weight_of(Packed(torch.nn.Linear(4, 4, bias=False)))
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_bitsandbytes_quantises_on_loading_and_reads_what_it_wrote(folder: Path, tmp_path: Path, bits: int) -> None:
+    pytest.importorskip("bitsandbytes")
+    config = BitsAndBytesConfig(**{f"load_in_{bits}bit": True})
+    model = el.load(folder, "cpu", "float32", quantization_config=config)
+    assert model.quantised == f"bitsandbytes, {bits} bits" and stamp_of(model)["quantised"] == model.quantised
+    assert model.dtype == torch.float32 and pooled(model, None).isfinite().all()
+    own = model.hf_model(model.to_tokens("she was calm").ids).logits[0, 1].float().log_softmax(-1)
+    (calm,) = token_ids(model, " calm")
+    assert abs(float(scored(model, None)[0, 0]) - own[calm].item()) < 1e-4
+    tiny = tiny_llama()
+    reloaded = type(tiny).from_pretrained(folder, quantization_config=config, device_map={"": "cpu"}, dtype="float32")
+    reloaded.save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    again = el.load(tmp_path, "cpu", "float32")
+    assert (again.fingerprint, again.quantised) == (model.fingerprint, model.quantised)

@@ -172,7 +172,7 @@ def load(
 
     >>> el.load("smollm2-135m-instrct")
     Traceback (most recent call last):
-    ValueError: no model 'smollm2-135m-instrct' (did you mean smollm2-135m-instruct?): give one of smollm2-135m-...
+    ValueError: no model 'smollm2-135m-instrct' (did you mean smollm2-135m-instruct or ...?): give one of smollm2-...
     """
     check_map(device_map, device)
     check_attention(attn_implementation)
