@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"\nemolens: interrupted; {args.kept}", file=sys.stderr)
         return 130
-    except (ValueError, KeyError, OSError, RuntimeError, ImportError) as error:
+    except (ValueError, KeyError, OSError, RuntimeError, ImportError, MemoryError) as error:
         if args.debug:
             raise
         print(f"emolens: error: {_one_line(error)}", file=sys.stderr)
@@ -154,11 +154,12 @@ def _models(args: argparse.Namespace) -> None:
     from emolens.files import cache_dir
     from emolens.models.embedded import MODELS, RECORD
 
-    rows = [("model", "licence", "download", "cached", "folder")]
+    rows = [("model", "licence", "weights", "download", "cached", "folder")]
     for model in MODELS.values():
         folder = cache_dir() / "models" / model.name
         cached = "yes" if (folder / RECORD).exists() else "no"
-        rows.append((model.name, model.licence, f"{model.megabytes} MB", cached, str(folder)))
+        weights, size = f"{model.quantised}, dequantised", f"{model.megabytes} MB"
+        rows.append((model.name, model.licence, weights, size, cached, str(folder)))
     _print_table(rows)
 
 

@@ -4,6 +4,7 @@ import copy
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import chain
 from typing import Any, SupportsIndex, TypeVar
 
 import numpy as np
@@ -19,6 +20,7 @@ from emolens.models.conversations import encode_chat
 from emolens.models.encoding import encode, labels
 from emolens.models.guard import hub_offline, nothing_installed
 from emolens.models.multimodal import text_model
+from emolens.models.placement import device_of, dtype_of, packing, quantised_as, weight_of, weights
 from emolens.models.texts import Encoding, Text, gate, is_chat
 
 Layer = int | np.integer  # the index of a block
@@ -62,7 +64,7 @@ def require_finite_weights(hf_model: Any, name: str) -> None:
     Traceback (most recent call last):
     ValueError: a layer has weights that are not finite: 1 of the 2 entries of 'bias' (torch.float32)...
     """
-    for parameter, weight in hf_model.named_parameters():
+    for parameter, weight in weights(hf_model):
         if weight.is_meta or not weight.is_floating_point():
             continue
         values = weight.detach() if weight.element_size() > 1 else weight.detach().float()
@@ -94,6 +96,7 @@ class Hooked:
         self.tokenizer = tokenizer if tokenizer is not None else bridge.tokenizer
         self.name = name or bridge.cfg.model_name
         self.revision = revision
+        self.quantised = quantised_as(self.hf_model)  # in words, for stamps; "" where the weights are whole
         self.steering: list[Any] = []  # the contexts of `steer` that are open, outermost first
         self.passing: Pass | None = None
         self._fingerprint: tuple[list[tuple[int, int]], str] | None = None
@@ -131,7 +134,7 @@ class Hooked:
         config = hf_model.config
         source = str(config._name_or_path or type(hf_model).__name__)
         require_finite_weights(hf_model, name or source)
-        parameter = next(hf_model.parameters())
+        device, dtype = device_of(hf_model), dtype_of(hf_model)
         # TransformerLens loads a tokenizer that adds no BOS a second time, by its name, from the hub if need
         # be; one that says it adds a BOS is taken as it is. The copy is for the bridge's own text methods.
         copied = copy.deepcopy(tokenizer)
@@ -141,11 +144,12 @@ class Hooked:
             config.architectures = architectures or [type(hf_model).__name__]  # none: it was built in memory
             with nothing_installed(), hub_offline():
                 bridge = TransformerBridge.boot_transformers(
-                    source, hf_model=hf_model.eval(), tokenizer=copied, dtype=parameter.dtype,
-                    device=str(parameter.device), trust_remote_code=False,
+                    source, hf_model=hf_model.eval(), tokenizer=copied, dtype=dtype,
+                    device=str(device), trust_remote_code=False,
                 )  # fmt: skip
         finally:
             config.architectures = architectures
+        bridge.cfg.device = str(device)  # of an offloaded embedding TransformerLens takes "meta"
         return cls(bridge, tokenizer, name or source, revision)
 
     def __repr__(self) -> str:
@@ -156,21 +160,21 @@ class Hooked:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are.
+        """Where the weights are, or of a model on several devices where it takes its tokens.
 
         >>> model.device
         device(type='cpu')
         """
-        return next(self.bridge.parameters()).device
+        return device_of(self.bridge)
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of the weights; activations are pooled and projected in float32 whatever it is.
+        """The type that the model computes in; activations are pooled and projected in float32 whatever it is.
 
         >>> model.dtype
         torch.float32
         """
-        return next(self.bridge.parameters()).dtype
+        return dtype_of(self.bridge)
 
     @property
     def fingerprint(self) -> str:
@@ -200,9 +204,11 @@ class Hooked:
         True
         """
         digest = hashlib.sha256()
-        for _, weight in sorted(self.bridge.named_parameters(), key=lambda item: item[0]):
+        for _, weight in chain(weights(self.bridge), packing(self.bridge)):
             flat = weight.detach().flatten()
-            sample = flat[:: max(1, flat.numel() // 65536)].to(torch.bfloat16).cpu().view(torch.int16)
+            sample = flat[:: max(1, flat.numel() // 65536)].cpu()
+            packed = not sample.is_floating_point()  # several numbers in each entry, so that no bit may be rounded
+            sample = sample.contiguous().view(torch.uint8) if packed else sample.to(torch.bfloat16).view(torch.int16)
             digest.update(str(tuple(weight.shape)).encode() + sample.numpy().tobytes())
         self._fingerprint = self._counted_changes(), digest.hexdigest()[:16]
         return self._fingerprint[1]
@@ -551,7 +557,7 @@ class Hooked:
         flat = resid.reshape(-1, 1, self.d_model).to(self.dtype)
         with torch.set_grad_enabled(resid.requires_grad):
             logits = self.bridge.unembed(self.bridge.ln_final(flat))
-        return self._capped(logits.reshape(*resid.shape[:-1], -1))
+        return self._capped(logits.reshape(*resid.shape[:-1], -1)).to(resid.device)
 
     def token_logits(
         self, resid: Float[Tensor, "*axes d_model"], tokens: Int[Tensor, "token"]
@@ -564,10 +570,11 @@ class Hooked:
         with torch.no_grad():
             x = self.bridge.ln_final(resid.reshape(-1, 1, self.d_model).float()).float()
             if self.hf_model is not None:
-                logits = x @ self.hf_model.get_output_embeddings().weight[tokens].float().T
+                weight = weight_of(self.hf_model.get_output_embeddings())
+                logits = x.to(weight.device) @ weight[tokens.to(weight.device)].float().T
             else:
                 logits = x @ self.bridge.W_U[:, tokens].float() + self.bridge.b_U[tokens]
-        return self._capped(logits.reshape(*resid.shape[:-1], -1))
+        return self._capped(logits.reshape(*resid.shape[:-1], -1)).to(resid.device)
 
     def _capped(self, logits: Tensor) -> Tensor:
         config = getattr(getattr(self.bridge, "original_model", None), "config", None)
@@ -594,7 +601,7 @@ class Hooked:
         at = torch.where(wanted < 0, lengths + wanted, wanted.expand(len(lengths), -1))
         if (at < 0).any() or (at >= lengths).any():
             raise ValueError(f"positions {positions} reach outside a text of {int(lengths.min())} tokens")
-        at = at.expand(len(resid), -1)
+        at = at.expand(len(resid), -1).to(resid.device)
         logits = self.unembed(resid.gather(1, at[..., None].expand(-1, -1, self.d_model)))
         return logits[:, 0] if isinstance(positions, str) else logits
 

@@ -247,8 +247,8 @@ def gradients(
         hooks = [((block, "resid_post"), adding(model, added[:, row, None], reply)) for row, block in enumerate(layers)]
         with model.stopping(model.n_layers - 1, hooks, grad=True) as run:
             resid = prompt.after(run, [prompt.input(ids) for ids in tokens])
-        rows = torch.tensor([row for row, ids in enumerate(tokens) for _ in ids], device=model.device)
-        places = torch.tensor([place for ids in tokens for place in range(len(ids))], device=model.device)
+        rows = torch.tensor([row for row, ids in enumerate(tokens) for _ in ids], device=resid.device)
+        places = torch.tensor([place for ids in tokens for place in range(len(ids))], device=resid.device)
         value, outer = _gradient_of_last(model, resid[rows, places], torch.tensor([i for ids in tokens for i in ids]))
         (inner,) = torch.autograd.grad(resid[rows, places], added, outer)
         length = torch.tensor([len(ids) for ids in tokens])
@@ -272,8 +272,9 @@ def adding(
     def act(x: Tensor, hook: Any) -> Tensor:
         _, column = columns.next(x.shape[1])
         rank = torch.arange(column, column + x.shape[1], device=x.device)
-        inside = (spans[..., :1] <= rank) & (rank < spans[..., 1:])
-        return x + torch.einsum("tkd,tkp->tpd", added, inside.to(added.dtype)).to(x.dtype)
+        own, here = added.to(x.device), spans.to(x.device)
+        inside = (here[..., :1] <= rank) & (rank < here[..., 1:])
+        return x + torch.einsum("tkd,tkp->tpd", own, inside.to(own.dtype)).to(x.dtype)
 
     return act
 

@@ -35,18 +35,23 @@ CENTRES = ("stories", "neutral")
 
 
 class _Projector:
-    """Scores activations as `read.score` does, on the device of the model."""
+    """Scores activations as `read.score` does, on their device."""
 
     def __init__(self, vectors: EmotionVectors, layer: int, method: str, centre: str, device: torch.device) -> None:
-        vectors = vectors.at(layer)
+        self.layer, self.method, self.named, self.whitened = layer, method, centre, method == "whitened"
+        self._move(vectors.at(layer), device)
+
+    def _move(self, vectors: EmotionVectors, device: torch.device) -> None:
         tensors = {f.name: getattr(vectors, f.name) for f in fields(vectors)}
         moved: dict[str, Any] = {name: value.to(device) for name, value in tensors.items() if isinstance(value, Tensor)}
-        self.vectors, self.layer, self.whitened = replace(vectors, **moved), layer, method == "whitened"
-        self.centre = (self.vectors.centre_stories if centre == "stories" else self.vectors.centre_neutral)[0]
-        directions = self.vectors.vectors(layer, method)
+        self.vectors = replace(vectors, **moved)
+        self.centre = (self.vectors.centre_stories if self.named == "stories" else self.vectors.centre_neutral)[0]
+        directions = self.vectors.vectors(self.layer, self.method)
         self.matrix = (directions if self.whitened else unit(directions)).T.contiguous()
 
     def __call__(self, x: Float[Tensor, "item d_model"]) -> Float[Tensor, "item emotion"]:
+        if x.device != self.matrix.device:  # the block that is read may be on another device than the tokens
+            self._move(self.vectors, x.device)
         y = x.float() - self.centre
         if self.whitened:
             return y @ self.matrix / self.vectors.whitened_norm(y, self.layer).clamp(min=1e-12)[:, None]
@@ -68,7 +73,7 @@ def _run(
     scored = torch.empty(0)
 
     def hook(resid: Tensor, hook: Any) -> None:
-        first, second = reduce(resid.detach(), scored)
+        first, second = reduce(resid.detach(), scored.to(resid.device))
         parts.append((first.cpu(), second.cpu()))
 
     # The hooks are installed anew for each window, so that a generator of documents may use the model as well.

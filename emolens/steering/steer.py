@@ -234,6 +234,7 @@ def _plan(model: HookedModel, direction: Any, strength: Any, layers: Any, where:
                 check_finite(numbers.to(model.dtype), f"what {each.name!r} at strength {much!r} gives in {model.dtype}")
     names = tuple("unsteered" if each is None else each.name for each in rows)
     name = getattr(operator, "__name__", type(operator).__name__) if operator else mode
+    where = where.cpu() if isinstance(where, Tensor) else where  # as the ranks are that it is compared with
     return Steering(names, chosen, values, target, where, name, operator)
 
 

@@ -7,7 +7,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -554,6 +554,7 @@ def _about(model: HookedModel, pooled: PooledActivations, corpus: Corpus, rank: 
         "default_layer": model.default_layer,
         "layers": list(pooled.layers),
         "dtype": pooled.stamp["dtype"],
+        "quantised": model.quantised,
         "corpus": corpus.hash,
         "recipe": recipe,
     }
@@ -564,6 +565,8 @@ def _kept(
 ) -> EmotionVectors:
     """Vectors of an earlier call. Raises ValueError for a damaged file, or one that holds other vectors."""
     vectors = EmotionVectors.load(path, model)
+    # A stamp of before says nothing of quantised weights; the fingerprint says that they are the same.
+    vectors = replace(vectors, stamp={"quantised": about["quantised"]} | vectors.stamp)
     held = {name: vectors.stamp.get(name) for name in about if name != "revision"}
     if held | {"revision": about["revision"]} != about or (vectors.layers, vectors.emotions) != (layers, emotions):
         raise ValueError(f"{path} holds other vectors")

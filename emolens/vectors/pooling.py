@@ -156,10 +156,12 @@ class _Collector:
 
     def _pool(self, resid: Tensor, layer: int) -> None:
         x = resid.detach().to(torch.float32, copy=True)
-        x[self.padding] = 0  # weights of 0 alone would let an infinity in the padding through
-        self.means[layer] = torch.bmm(self.weights, x).masked_fill(self.short[..., None], torch.nan).cpu()
+        here = x.device  # a block may be on another device than the tokens
+        x[tuple(index.to(here) for index in self.padding)] = 0  # weights of 0 alone would let an infinity through
+        means = torch.bmm(self.weights.to(here), x).masked_fill(self.short.to(here)[..., None], torch.nan)
+        self.means[layer] = means.cpu()
         norm = torch.linalg.vector_norm(x, dim=-1)
-        self.norms[layer] = (norm * self.counted).sum().cpu()
+        self.norms[layer] = (norm * self.counted.to(here)).sum().cpu()
         self.finite[layer] = norm.isfinite().all(dim=1).cpu()
 
     def gather(self, model: HookedModel, rows: list[int]) -> tuple[Tensor, Tensor]:
@@ -398,9 +400,10 @@ def token_moments(
     count, chosen, rows = 0, torch.empty(0), [0]
 
     def add(resid: Tensor, hook: Any, row: int) -> None:
-        x = resid.detach()[chosen].float()
+        here = chosen.to(resid.device)
+        x = resid.detach()[here].float()
         if not x.isfinite().all():
-            bad = (chosen & ~resid.isfinite().all(dim=-1)).any(dim=1)
+            bad = (here & ~resid.isfinite().all(dim=-1)).any(dim=1)
             raise model.not_finite(rows[int(bad.int().argmax())], blocks[row])
         total[row] += x.sum(dim=0).double().cpu()
         square[row] += (x.T @ x).double().cpu()
