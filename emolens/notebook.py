@@ -64,10 +64,16 @@ class NotMeasured:
 
 @dataclass(frozen=True)
 class Results:
-    """The results of one study, by name; `in` says whether there is one."""
+    """The results of one study, by name; `in` says whether there is one.
+
+    Attributes:
+        missing: what is said of a result that there is not, after its name.
+        run: "full run" or "quick run", for sentences about what was measured.
+    """
 
     found: dict[str, StudyResult]
-    missing: str  # what is said of a result that there is not, after its name
+    missing: str
+    run: str
 
     def __contains__(self, name: str) -> bool:
         return name in self.found
@@ -83,7 +89,7 @@ class Stored:
     >>> from emolens.notebook import Page
     >>> stored = Page(model, "smollm2-135m-instruct", "SmolLM2").stored(vectors)
     >>> print(stored["word_probability"]["matrix"].headline())
-    No stored results of word_probability for tiny-llama: this is the quick size, run now. ...
+    No stored results of word_probability for tiny-llama: the quick size is run now. ...
     tiny-llama: ...
     """
 
@@ -103,19 +109,22 @@ class Stored:
     def _found(self, study: str, own: dict[str, Any]) -> Results:
         page, command = self.page, f"`emolens run {study} --model {self.page.asked} --out figures/data`"
         path = place(study, page.model, FIGURES / "data")
-        missing = f" of {study} is not among the stored results of {page.title}; {command} measures it."
-        if path.exists() and (page.default or _is_of(path, page.model)):
-            return Results(page.signed(load_results(path)), missing)
-        print(f"No stored results of {study} for {page.title}: this is the quick size, run now. {command} measures it.")
-        missing = f" of {study} is not in the quick size; {command} measures it for {page.title}."
+        if path.exists() and (page.default or _stamp(path).get("fingerprint") == page.model.fingerprint):
+            missing = f" of {study} is not among the stored results of {page.title}."
+            return Results(page.signed(load_results(path)), missing, f"{_stamp(path).get('size') or 'full'} run")
+        print(
+            f"No stored results of {study} for {page.title}: the quick size is run now. {command} measures it in full."
+        )
+        missing = f" of {study} is not in the quick size; {command} runs the full one on {page.title}."
         try:
-            return Results(
-                page.signed(named(studies.find(study).run(page.model, self.vectors, "quick", **own))), missing
-            )
+            results = named(studies.find(study).run(page.model, self.vectors, "quick", **own))
+            return Results(page.signed(results), missing, "quick run")
         except ValueError as reason:
             if not unsuited(reason):
                 raise
-            return Results({}, f" of {study} cannot be measured on {page.title}: {reason}.")
+            return Results(
+                {}, f" of {study} cannot be measured on {page.title}: {str(reason).rstrip('.')}.", "quick run"
+            )
 
 
 @dataclass(frozen=True)
@@ -213,6 +222,6 @@ def present(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     return frame[[column for column in columns if column in frame]]
 
 
-def _is_of(path: Path, model: HookedModel) -> bool:
-    """Whether the numbers of a file were measured on these weights."""
-    return json.loads(path.read_text("utf-8"))["stamp"].get("fingerprint") == model.fingerprint
+def _stamp(path: Path) -> dict[str, Any]:
+    """What a file of results says of the model and the run."""
+    return json.loads(path.read_text("utf-8"))["stamp"]
