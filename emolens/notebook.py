@@ -19,7 +19,7 @@ from emolens.files import data_path
 from emolens.models.loading import load
 from emolens.models.model import HookedModel
 from emolens.results import StudyResult, load_folder, load_results, named
-from emolens.studies._measure import place, unsuited
+from emolens.studies._measure import place
 from emolens.training.adapters import Posttrained, load_adapter
 from emolens.training.packaged_children import DIALOGUES, MANNERS
 from emolens.training.posttrain import Recipe, posttrain
@@ -119,12 +119,8 @@ class Stored:
         try:
             results = named(studies.find(study).run(page.model, self.vectors, "quick", **own))
             return Results(page.signed(results), missing, "quick run")
-        except ValueError as reason:
-            if not unsuited(reason):
-                raise
-            return Results(
-                {}, f" of {study} cannot be measured on {page.title}: {str(reason).rstrip('.')}.", "quick run"
-            )
+        except (ValueError, RuntimeError, OSError) as reason:  # the cells after it need not wait for this one study
+            return Results({}, f" of {study} cannot be measured on {page.title}: {reason}", "quick run")
 
 
 @dataclass(frozen=True)
