@@ -2,6 +2,7 @@
 
 from emolens import corpus as corpus
 from emolens import models as models
+from emolens import notebook as notebook
 from emolens import plots as plots
 from emolens import results as results
 from emolens import stats as stats

@@ -181,12 +181,26 @@ def _run(args: argparse.Namespace) -> None:
 
     model = el.load(args.model)
     vectors = el.EmotionVectors.load(args.vectors, model) if args.vectors else el.derive(model)
+    failed = []
     for name in args.names or studies.names():
         if args.all and is_measured(name, model, vectors, args.out):
             continue
-        path = measure(name, model, vectors, args.out, args.size)
+        try:
+            path = measure(name, model, vectors, args.out, args.size)
+        except (
+            ValueError,
+            KeyError,
+            RuntimeError,
+        ) as error:  # one study that fails does not keep the next from running
+            if args.debug or not args.all:
+                raise
+            failed.append(name)
+            print(f"{name}: failed. {_one_line(error)}", file=sys.stderr)
+            continue
         if path is not None:
             print(*([path] if args.all else [path, *draw(path)]), sep="\n")
+    if failed:
+        raise RuntimeError(f"{', '.join(failed)} failed, as said above; what the other studies measured is written")
 
 
 def _demo(args: argparse.Namespace) -> int | None:

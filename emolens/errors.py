@@ -7,6 +7,10 @@ from numbers import Integral, Real
 from typing import Any
 
 
+class TooLongError(ValueError):
+    """A text of more tokens than the model's context has."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """ " (did you mean ...?)" with the nearest known words, or nothing when none is near.
 

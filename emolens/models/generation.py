@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from emolens.errors import TooLongError
 from emolens.models.batching import Batch, Pass, per_text, whole
 from emolens.models.conversations import PLAIN_ROLES
 from emolens.models.hooked import Hooked
@@ -66,7 +67,7 @@ def replies(
         stop.append(f"\n{PLAIN_ROLES['user']}:")
     longest = max(len(encoding.ids) for encoding in encoded)
     if longest + max_new_tokens > model.n_ctx:
-        raise ValueError(
+        raise TooLongError(
             f"a prompt of {longest} tokens leaves room for {model.n_ctx - longest} new ones in the context of "
             f"{model.name} ({model.n_ctx}), not for {max_new_tokens}; shorten it or lower max_new_tokens"
         )

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformer_lens import ActivationCache
 from transformer_lens.hook_points import HookPoint
 
-from emolens.errors import did_you_mean, whole_number
+from emolens.errors import TooLongError, did_you_mean, whole_number
 from emolens.models.batching import Batch, Pass, pad
 from emolens.models.conversations import encode_chat
 from emolens.models.encoding import encode, labels
@@ -291,7 +291,7 @@ class Hooked:
         if len(ids) > self.n_ctx:
             begins = f" It begins: {self.tokenizer.decode(ids[:12])!r}" if self.tokenizer else ""
             where = f"longer than the context of {self.name} ({self.n_ctx})"
-            raise ValueError(f"a text of {len(ids)} tokens is {where}; split it.{begins}")
+            raise TooLongError(f"a text of {len(ids)} tokens is {where}; split it.{begins}")
         return encoding
 
     def encode_all(self, texts: Text | Sequence[Text]) -> list[Encoding]:

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from emolens.errors import TooLongError
 from emolens.models.batching import Pass, pad, plan
 from emolens.models.hooked import Columns, Hooked, Runner
 from emolens.models.texts import Encoding, Text, gate, is_chat
@@ -183,7 +184,7 @@ def log_probs(
     shared = prompt if isinstance(prompt, SharedPrompt) else SharedPrompt(model, model.encode(prompt))
     longest = len(shared.encoding.ids) + max(map(len, tokens))
     if longest > model.n_ctx:
-        raise ValueError(
+        raise TooLongError(
             f"prompt and continuation have {longest} tokens, more than the context of {model.name} ({model.n_ctx})"
         )
     out = []

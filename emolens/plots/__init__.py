@@ -13,6 +13,7 @@ from emolens.plots.maps import emotion_map, interactive_map
 from emolens.plots.matrices import score_matrix, similarity_matrix
 from emolens.plots.saving import gallery, save
 from emolens.plots.slopes import slope_scatter, slopes_by_layer
+from emolens.plots.style import words
 from emolens.plots.tables import agreement, component_bars, detection_bars, value_curves
 from emolens.plots.tokens import token_curves, token_scores
 from emolens.plots.training import loss_curve, shift_dots, watched_curves
@@ -48,4 +49,5 @@ __all__ = [
     "token_scores",
     "value_curves",
     "watched_curves",
+    "words",
 ]
