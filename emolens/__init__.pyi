@@ -1,6 +1,7 @@
 # The public names of emolens, `el.NAME`, and the module that each comes from.
 
 from emolens import corpus as corpus
+from emolens import engines as engines
 from emolens import models as models
 from emolens import notebook as notebook
 from emolens import plots as plots

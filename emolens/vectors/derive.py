@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 import emolens.corpus as texts
 from emolens.corpus.stories import Corpus
+from emolens.engines.engine import Engine
 from emolens.files import cache_dir
 from emolens.models.hooked import Layers
 from emolens.models.model import HookedModel
@@ -450,7 +451,8 @@ def derive(
     layers: Layers | None = None,
     *,
     emotions: Sequence[str] = (),
-    cache: bool = True,
+    cache: bool | str | Path = True,
+    engine: Engine | None = None,
     progress: bool = True,
     token_budget: int = 2048,
     rank: Rule | None = None,
@@ -477,6 +479,8 @@ def derive(
             or rows: see `Corpus.from_rows`.
         layers: blocks; default all.
         emotions: names that must be in the corpus.
+        cache, engine: of the pass over the stories, see `pool`; whatever `cache` names, vectors are kept in the user's
+            cache folder. The neutral dialogues are run in this process.
         rank: the rule that the stories are averaged by, see `fit` and `pool`.
 
     Raises:
@@ -486,8 +490,9 @@ def derive(
     corpus = texts.stories() if corpus is None else Corpus.of(corpus)
     corpus.check(emotions)
     layers, rank = model.check_layers(layers), None if rank is None else check_rule(rank)
-    cache = cache and model.is_plain and (rank is None or rule_key(rank) is not None)
-    pooled = pool_stories(model, corpus, layers, rank, token_budget=token_budget, cache=cache, progress=progress)
+    cache = model.is_plain and (rank is None or rule_key(rank) is not None) and cache
+    options: dict[str, Any] = {"token_budget": token_budget, "cache": cache, "engine": engine, "progress": progress}
+    pooled = pool_stories(model, corpus, layers, rank, **options)
     _warn_of_thin_places(corpus, pooled)
     about = _about(model, pooled, corpus, rank)
     identity = [model.name, pooled.stamp, corpus.hash, RECIPE, *([] if rank is None else [about["recipe"]["rank"]])]
