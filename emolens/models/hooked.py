@@ -14,6 +14,7 @@ from transformer_lens import ActivationCache
 from transformer_lens.hook_points import HookPoint
 
 from emolens.errors import did_you_mean, whole_number
+from emolens.models import head
 from emolens.models.batching import Batch, Pass, pad
 from emolens.models.conversations import encode_chat
 from emolens.models.encoding import encode, labels
@@ -540,7 +541,7 @@ class Hooked:
         return out.expand(self.rows, -1, -1) if len(out) == 1 else out
 
     def unembed(self, resid: Float[Tensor, "*axes d_model"]) -> Float[Tensor, "*axes vocab"]:
-        """Logits of a residual at the end of the last block: final norm, unembedding, soft cap where there is one.
+        """Logits of a residual at the end of the last block: final norm, output matrix, bias, scale, soft cap.
 
         In bfloat16 a logit of 20 is rounded to an eighth; see `token_logits`.
 
@@ -548,10 +549,9 @@ class Hooked:
         >>> torch.allclose(model.unembed(resid), model.forward("she ran ."), atol=1e-5)
         True
         """
-        flat = resid.reshape(-1, 1, self.d_model).to(self.dtype)
         with torch.set_grad_enabled(resid.requires_grad):
-            logits = self.bridge.unembed(self.bridge.ln_final(flat))
-        return self._capped(logits.reshape(*resid.shape[:-1], -1))
+            found = head.logits(self, resid.reshape(-1, 1, self.d_model))
+        return found.reshape(*resid.shape[:-1], -1)
 
     def token_logits(
         self, resid: Float[Tensor, "*axes d_model"], tokens: Int[Tensor, "token"]
@@ -562,17 +562,8 @@ class Hooked:
         torch.Size([1, 3, 2])
         """
         with torch.no_grad():
-            x = self.bridge.ln_final(resid.reshape(-1, 1, self.d_model).float()).float()
-            if self.hf_model is not None:
-                logits = x @ self.hf_model.get_output_embeddings().weight[tokens].float().T
-            else:
-                logits = x @ self.bridge.W_U[:, tokens].float() + self.bridge.b_U[tokens]
-        return self._capped(logits.reshape(*resid.shape[:-1], -1))
-
-    def _capped(self, logits: Tensor) -> Tensor:
-        config = getattr(getattr(self.bridge, "original_model", None), "config", None)
-        cap = getattr(config, "final_logit_softcapping", None) or getattr(self.bridge.cfg, "output_logits_soft_cap", 0)
-        return cap * torch.tanh(logits / cap) if cap and cap > 0 else logits
+            found = head.of_tokens(self, resid.reshape(-1, 1, self.d_model), tokens)
+        return found.reshape(*resid.shape[:-1], -1)
 
     def logits(self, texts: Text | Sequence[Text], positions: str | Sequence[int] = "last") -> Float[Tensor, "..."]:
         """Next-token logits at chosen positions only, right-aligned with the text.
