@@ -6,20 +6,17 @@ against the model's own logits before a number is given.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-if TYPE_CHECKING:
-    from emolens.models.hooked import Hooked
 
 FACTORS = ("logit_scale", "lm_head_multiplier", "logit_multiplier")  # logits are multiplied by them (Cohere, Falcon-H1)
 DIVISORS = ("logits_scaling",)  # ... and divided by these (Granite)
 CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
 
 
-def logits(model: Hooked, x: Tensor) -> Tensor:
+def logits(model: Any, x: Tensor) -> Tensor:
     """Logits `row 1 vocab` of residuals `row 1 d_model`, in the dtype of the weights.
 
     >>> logits(model, model.forward("she ran .", stop_after=3)).shape
@@ -28,7 +25,7 @@ def logits(model: Hooked, x: Tensor) -> Tensor:
     return finished(model, model.bridge.unembed(normed(model, x.to(model.dtype))))
 
 
-def of_tokens(model: Hooked, x: Tensor, tokens: Tensor) -> Tensor:
+def of_tokens(model: Any, x: Tensor, tokens: Tensor) -> Tensor:
     """Logits of some tokens, in float32 whatever the dtype of the weights: no number of them is rounded on the way.
 
     >>> of_tokens(model, model.forward("she ran .", stop_after=3), torch.tensor([5, 6])).shape
@@ -43,7 +40,7 @@ def of_tokens(model: Hooked, x: Tensor, tokens: Tensor) -> Tensor:
     return finished(model, found if bias is None else found + bias[tokens].float())
 
 
-def normed(model: Hooked, x: Tensor) -> Tensor:
+def normed(model: Any, x: Tensor) -> Tensor:
     """What the output matrix reads: the final norm, where there is one, and OPT's projection to narrower embeddings.
 
     >>> normed(model, torch.ones(1, 1, 32)).shape
@@ -63,7 +60,7 @@ def _in_dtype_of(x: Tensor, module: nn.Module) -> Tensor:
     return torch.func.functional_call(module, {name: weight.to(x.dtype) for name, weight in weights.items()}, (x,))
 
 
-def finished(model: Hooked, found: Tensor) -> Tensor:
+def finished(model: Any, found: Tensor) -> Tensor:
     """Logits after the scale and the soft cap of the configuration.
 
     >>> finished(model, torch.tensor([[1.0, 2.0]]))
@@ -84,6 +81,6 @@ def _number(config: Any, name: str) -> float | None:
     return None if value is None or isinstance(value, (bool, str)) else float(value)
 
 
-def _decoder(model: Hooked) -> Any:
+def _decoder(model: Any) -> Any:
     inner = getattr(model.bridge, "original_model", None)
     return inner.get_decoder() if hasattr(inner, "get_decoder") else None

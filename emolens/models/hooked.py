@@ -2,9 +2,9 @@
 
 import copy
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, SupportsIndex, TypeVar
+from typing import Any, ClassVar, SupportsIndex, TypeVar
 
 import numpy as np
 import torch
@@ -13,8 +13,8 @@ from torch import Tensor
 from transformer_lens import ActivationCache
 from transformer_lens.hook_points import HookPoint
 
-from emolens.errors import did_you_mean, whole_number
-from emolens.models import head
+from emolens.errors import UnsupportedError, did_you_mean, whole_number
+from emolens.models import head, support
 from emolens.models.batching import Batch, Pass, pad
 from emolens.models.conversations import encode_chat
 from emolens.models.encoding import encode, labels
@@ -90,6 +90,8 @@ class Hooked:
     torch.Size([1, 3, 32])
     """
 
+    capabilities: ClassVar[Mapping[str, support.Capability]] = {}
+
     def __init__(self, bridge: Any, tokenizer: Any = None, name: str | None = None, revision: str = "") -> None:
         self.bridge = bridge
         self.tokenizer = tokenizer if tokenizer is not None else bridge.tokenizer
@@ -97,6 +99,9 @@ class Hooked:
         self.revision = revision
         self.steering: list[Any] = []  # the contexts of `steer` that are open, outermost first
         self.passing: Pass | None = None
+        self.verdicts: dict[str, support.Verdict] = {}  # what is known of each capability, see `support`
+        self.checking: list[str] = []  # the capabilities that are being checked
+        self.bare: support.Bare | None = None
         self._fingerprint: tuple[list[tuple[int, int]], str] | None = None
         self.n_layers: int = bridge.cfg.n_layers
         self.d_model: int = bridge.cfg.d_model
@@ -119,6 +124,7 @@ class Hooked:
 
         Raises:
             ValueError: a weight that is not finite, named.
+            UnsupportedError: a class that TransformerLens can't wrap.
             ImportError: a class that TransformerLens can't wrap without a package that is not installed.
 
         >>> from transformers import AutoModelForCausalLM
@@ -137,17 +143,24 @@ class Hooked:
         # be; one that says it adds a BOS is taken as it is. The copy is for the bridge's own text methods.
         copied = copy.deepcopy(tokenizer)
         copied.init_kwargs = {**tokenizer.init_kwargs, "name_or_path": source, "add_bos_token": True}
-        architectures = config.architectures
+        architectures, computed = config.architectures, support.bare_pass(hf_model.eval())
         try:
             config.architectures = architectures or [type(hf_model).__name__]  # none: it was built in memory
             with nothing_installed(), hub_offline():
                 bridge = TransformerBridge.boot_transformers(
-                    source, hf_model=hf_model.eval(), tokenizer=copied, dtype=parameter.dtype,
+                    source, hf_model=hf_model, tokenizer=copied, dtype=parameter.dtype,
                     device=str(parameter.device), trust_remote_code=False,
                 )  # fmt: skip
+        except (RuntimeError, ValueError, TypeError, AttributeError, LookupError, NotImplementedError) as error:
+            kind, why = type(hf_model).__name__, (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+            raise UnsupportedError(
+                f"TransformerLens can't wrap {kind} ({name or source}): {why}. Take a model of another family"
+            ) from error
         finally:
             config.architectures = architectures
-        return cls(bridge, tokenizer, name or source, revision)
+        model = cls(bridge, tokenizer, name or source, revision)
+        model.bare = support.Bare(*computed, model._counted_changes()) if computed else None
+        return model
 
     def __repr__(self) -> str:
         kind = type(self.bridge).__name__
@@ -469,6 +482,9 @@ class Hooked:
             yield run
 
     def _run(self, batch: Batch, now: Pass | None = None, past: Any = None, grad: bool = False) -> Tensor:
+        support.require(self, "residual")
+        if len(batch.ids) > 1 and not bool(batch.mask.all()):
+            support.require(self, "several rows")
         with torch.set_grad_enabled(grad), self.passes(now or Pass.of(batch)):
             if past is not None:
                 return self.hf_model(batch.ids, past_key_values=past, use_cache=True, logits_to_keep=1).logits
@@ -549,6 +565,7 @@ class Hooked:
         >>> torch.allclose(model.unembed(resid), model.forward("she ran ."), atol=1e-5)
         True
         """
+        support.require(self, "lens")
         with torch.set_grad_enabled(resid.requires_grad):
             found = head.logits(self, resid.reshape(-1, 1, self.d_model))
         return found.reshape(*resid.shape[:-1], -1)
@@ -561,6 +578,7 @@ class Hooked:
         >>> model.token_logits(model.forward("she ran .", stop_after=3), torch.tensor([5, 6])).shape
         torch.Size([1, 3, 2])
         """
+        support.require(self, "lens")
         with torch.no_grad():
             found = head.of_tokens(self, resid.reshape(-1, 1, self.d_model), tokens)
         return found.reshape(*resid.shape[:-1], -1)
