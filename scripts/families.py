@@ -11,7 +11,6 @@ import json
 import logging
 import sys
 import warnings
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,8 @@ def main() -> None:
     from families import FAMILIES, variants
     from tiny import tiny_tokenizer
 
+    from emolens.models import support
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="(all)")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "models.json")
@@ -39,9 +40,8 @@ def main() -> None:
             rows = found.setdefault(name, {"class": family.model, "variants": {}})["variants"]
             rows[family.variant] = verdicts(family, tiny_tokenizer()) | {"wrong": audit(family, tiny_tokenizer())}
             print(name, family.variant, json.dumps(rows[family.variant]), flush=True)
-    packages = {package: version(package) for package in ("torch", "transformers", "transformer-lens")}
     args.out.parent.mkdir(exist_ok=True)
-    args.out.write_text(json.dumps({"versions": packages, "families": found}, indent=1) + "\n")
+    args.out.write_text(json.dumps({"versions": support.versions(), "families": found}, indent=1) + "\n")
     wrong = [(name, v) for name, rows in found.items() for v, row in rows["variants"].items() if row["wrong"]]
     print(f"{len(found)} families, {sum(len(rows['variants']) for rows in found.values())} variants; wrong: {wrong}")
 

@@ -50,6 +50,9 @@ def audit(family: Family, tokenizer: Any) -> list[str]:
             far = question(model, bare)
         except UnsupportedError:
             continue
+        except Exception as error:  # no refusal by name
+            wrong.append(f"{name}: {type(error).__name__}: {str(error)[:100]}")
+            continue
         if not far <= (0.08 if family.dtype == torch.bfloat16 else 3e-3):
             wrong.append(f"{name}: {far:.2g}")
     return wrong
@@ -61,16 +64,17 @@ def text(length: int, seed: int = SEED) -> list[int]:
 
 @torch.no_grad()
 def own(bare: Any, ids: list[int]) -> torch.Tensor:
-    return bare(torch.tensor([ids]), use_cache=False).logits[0].float()
+    return bare(torch.tensor([ids]), use_cache=False).logits[0]
 
 
 def far(got: torch.Tensor, want: torch.Tensor) -> float:
-    """The middle one of the relative errors of the tokens in 16 bits, where experts may be exchanged; else the norm."""
-    return float(((got.float() - want.float()).norm(dim=-1) / want.float().norm(dim=-1).clamp(min=1e-6)).median())
+    """The largest relative error of a token; in 16 bits, where rounding may choose another expert, the middle one."""
+    error = (got.float() - want.float()).norm(dim=-1) / want.float().norm(dim=-1).clamp(min=1e-6)
+    return float(error.max() if got.dtype == torch.float32 else error.median())
 
 
 def log_p(bare: Any, before: list[int], rest: list[int]) -> float:
-    scores = own(bare, [*before, *rest]).log_softmax(dim=-1)[len(before) - 1 : -1]
+    scores = own(bare, [*before, *rest]).float().log_softmax(dim=-1)[len(before) - 1 : -1]
     return float(scores.gather(1, torch.tensor(rest)[:, None]).sum())
 
 
@@ -158,7 +162,7 @@ def written(model: HookedModel, bare: Any) -> float:
             del model.tokenizer.decode
         assert decode
     for ids, new in zip(texts, kept[-2:], strict=True):
-        scores = own(bare, [*ids, *new])[len(ids) - 1 : -1]
+        scores = own(bare, [*ids, *new])[len(ids) - 1 : -1].float()
         for row, token in zip(scores, new, strict=True):
             bad = max(bad, float((row.max() - row[token]) / row.norm()))
             if token == 2:

@@ -96,7 +96,7 @@ def _model_logits(model: Hooked, ids: Sequence[int]) -> Tensor:
 
 
 def _check_lens(model: Hooked) -> str:
-    
+
     ids = _ids(model)
     resid = model.forward([ids], stop_after=model.n_layers - 1)
     want = _model_logits(model, ids)

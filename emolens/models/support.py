@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -117,6 +118,15 @@ def table(model: Any) -> dict[str, Verdict]:
     []
     """
     return {name: verdict(model, name) for name in model.capabilities}
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that decide what works.
+
+    >>> sorted(versions())
+    ['torch', 'transformer-lens', 'transformers']
+    """
+    return {package: version(package) for package in ("torch", "transformers", "transformer-lens")}
 
 
 def fails_in_its_dtype(model: Any) -> str:

@@ -14,9 +14,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from emolens.errors import did_you_mean, finite_number
+from emolens.models import support
 from emolens.models.batching import Pass, per_text
 from emolens.models.conversations import PLAIN_ROLES
-from emolens.models import support
 from emolens.models.hooked import Columns, HookFn, Layers
 from emolens.models.model import HookedModel
 from emolens.vectors.direction import Direction, check_finite, check_stamp, position_of, unit
