@@ -177,10 +177,11 @@ def _check(args: argparse.Namespace) -> None:
     }
     _print_table(rows.items())
     if args.out:
-        from emolens.files import write_json
+        from emolens.files import write_atomic
 
-        about = {"model": model.name, "class": support.architecture(model), "dtype": str(model.dtype)}
-        write_json(args.out, about | {"versions": support.versions(), "capabilities": rows})
+        about: dict[str, Any] = {"model": model.name, "class": support.architecture(model), "dtype": str(model.dtype)}
+        about |= {"versions": support.versions(), "capabilities": rows}
+        write_atomic(args.out, (json.dumps(about, indent=1) + "\n").encode())
 
 
 def _studies(args: argparse.Namespace) -> None:
