@@ -310,7 +310,8 @@ def _additions(
             advance(part.tokens)
             while waiting and waiting[0] in ready:
                 name = waiting.pop(0)
-                yield lambda done, part=ready.pop(name), digest=windows[name][1]: join(done, part, digest)
+                part, digest = ready.pop(name), windows[name][1]
+                yield lambda done, part=part, digest=digest: join(done, part, digest)
     if error is not None:
         raise error
 
