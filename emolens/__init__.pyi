@@ -1,7 +1,9 @@
 # The public names of emolens, `el.NAME`, and the module that each comes from.
 
 from emolens import corpus as corpus
+from emolens import engines as engines
 from emolens import models as models
+from emolens import notebook as notebook
 from emolens import plots as plots
 from emolens import results as results
 from emolens import stats as stats
@@ -36,6 +38,7 @@ from emolens.steering.patch import patch as patch
 from emolens.steering.patch import through as through
 from emolens.steering.steer import Steering as Steering
 from emolens.steering.steer import steer as steer
+from emolens.studies._ladder import ladder as ladder
 from emolens.studies.post_training.compare import compare as compare
 from emolens.studies.reading.detection import detect as detect
 from emolens.training.adapters import load_adapter as load_adapter

@@ -96,7 +96,7 @@ pool(model, TEXTS, progress=False)
 
 
 def test_a_killed_run_goes_on_bit_for_bit(tiny, tmp_path, monkeypatch):
-    whole = pool(tiny, TEXTS, progress=False, folder=tmp_path / "whole")
+    whole = pool(tiny, TEXTS, progress=False, cache=tmp_path / "whole")
     monkeypatch.setenv("EMOLENS_CACHE", str(tmp_path / "killed"))
     folders = f"{Path(__file__).parent}:{Path(__file__).parent.parent}"
     child = subprocess.Popen([sys.executable, "-c", CHILD], env=os.environ | {"PYTHONPATH": folders})

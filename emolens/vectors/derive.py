@@ -14,6 +14,7 @@ import torch
 
 import emolens.corpus as texts
 from emolens.corpus.stories import Corpus
+from emolens.engines.engine import Engine
 from emolens.files import cache_dir
 from emolens.models.hooked import Layers
 from emolens.models.model import HookedModel
@@ -37,7 +38,8 @@ def derive(
     layers: Layers | None = None,
     *,
     emotions: Sequence[str] = (),
-    cache: bool = True,
+    cache: bool | str | Path = True,
+    engine: Engine | None = None,
     progress: bool = True,
     token_budget: int = 2048,
     rank: Rule | None = None,
@@ -64,6 +66,8 @@ def derive(
             or rows: see `Corpus.from_rows`.
         layers: blocks; default all.
         emotions: names that must be in the corpus.
+        cache, engine: of the pass over the stories, see `pool`; whatever `cache` names, vectors are kept in the user's
+            cache folder. The neutral dialogues are run in this process.
         rank: the rule that the stories are averaged by, see `fit` and `pool`.
 
     Raises:
@@ -73,8 +77,9 @@ def derive(
     corpus = texts.stories() if corpus is None else Corpus.of(corpus)
     corpus.check(emotions)
     layers, rank = model.check_layers(layers), None if rank is None else check_rule(rank)
-    cache = cache and model.is_plain and (rank is None or rule_key(rank) is not None)
-    pooled = pool_stories(model, corpus, layers, rank, token_budget=token_budget, cache=cache, progress=progress)
+    cache = model.is_plain and (rank is None or rule_key(rank) is not None) and cache
+    options: dict[str, Any] = {"token_budget": token_budget, "cache": cache, "engine": engine, "progress": progress}
+    pooled = pool_stories(model, corpus, layers, rank, **options)
     _warn_of_thin_places(corpus, pooled)
     about = _about(model, pooled, corpus, rank)
     identity = [model.name, pooled.stamp, corpus.hash, RECIPE, *([] if rank is None else [about["recipe"]["rank"]])]
@@ -178,7 +183,9 @@ def _about(model: HookedModel, pooled: PooledActivations, corpus: Corpus, rank: 
         "fingerprint": pooled.stamp["fingerprint"],
         "architecture": getattr(model.bridge.cfg, "architecture", None) or model.name,
         "default_layer": model.default_layer,
+        "layers": list(pooled.layers),
         "dtype": pooled.stamp["dtype"],
+        "quantised": model.quantised,
         "corpus": corpus.hash,
         "recipe": recipe,
     }
@@ -194,6 +201,8 @@ def _kept(
 ) -> EmotionVectors:
     """Vectors of an earlier call. Raises ValueError for a damaged file, or one that holds other vectors."""
     vectors, wanted = EmotionVectors.load(path, model), (pooled.layers, tuple(corpus.emotions))
+    # A stamp of before says nothing of quantised weights; the fingerprint says that they are the same.
+    vectors = replace(vectors, stamp={"quantised": about["quantised"]} | vectors.stamp)
     held = {name: vectors.stamp.get(name) for name in about if name != "revision"}
     if held | {"revision": about["revision"]} != about or (vectors.layers, vectors.emotions) != wanted:
         raise ValueError(f"{path} holds other vectors")

@@ -262,9 +262,9 @@ class EmotionVectors:
         (18, 19)
         """
         if self._noise_layers == self.layers:
-            return self
+            return replace(self, noise_source=None)
         rows, scale = stack_noise([self._noise(layer) for layer in self.layers], self.raw.shape[-1])
-        return replace(self, noise_basis=rows, noise_scale=scale, noise_layers=self.layers)
+        return replace(self, noise_basis=rows, noise_scale=scale, noise_layers=self.layers, noise_source=None)
 
     def compact(self, noise: int = 64) -> "EmotionVectors":
         """The same with only the `noise` strongest noise directions, the others scaled alike.

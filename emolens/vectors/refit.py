@@ -64,6 +64,19 @@ def stories_of(vectors: EmotionVectors, corpus: Any = None) -> Corpus:
     return kept
 
 
+def stories_pooled_for(
+    model: HookedModel, vectors: EmotionVectors, corpus: Corpus, rank: Rule | None = None
+) -> PooledActivations:
+    """The activations that vectors were derived from, of the layers that `derive` was given, from its cache.
+
+    >>> two = el.derive(model, corpus, [1, 2], progress=False)
+    >>> stories_pooled_for(model, two, corpus).layers
+    (1, 2)
+    """
+    chosen_among = sorted({row["layer"] for row in vectors.stamp.get("sweep", ())})
+    return pool_stories(model, corpus, vectors.stamp.get("layers") or chosen_among or None, rank, progress=False)
+
+
 def refit(
     model: HookedModel,
     vectors: EmotionVectors,
@@ -97,7 +110,7 @@ def refit(
     corpus = stories_of(vectors, corpus)
     rank = vectors.stamp.get("recipe", {}).get("rank") if rank is None else rank
     rank = None if rank is None else check_rule(rank)
-    pooled = pool_stories(model, corpus, rank=rank, progress=False) if pooled is None else pooled
+    pooled = stories_pooled_for(model, vectors, corpus, rank) if pooled is None else pooled
     layers = vectors.layers if layers is None else tuple(layers)
     if register is not None:
         if register not in (known := {story.register for story in corpus}):

@@ -12,8 +12,8 @@ from emolens.corpus.stories import Corpus
 from emolens.models.model import HookedModel
 from emolens.vectors.contrast import Layout, group_mean
 from emolens.vectors.emotion_vectors import EmotionVectors, check_method
-from emolens.vectors.pooling import RULES, PooledActivations, pool
-from emolens.vectors.refit import stories_of
+from emolens.vectors.pooling import PooledActivations
+from emolens.vectors.refit import stories_of, stories_pooled_for
 from emolens.vectors.story_means import story_means
 
 BYTES_AT_ONCE = 2**26  # of the vectors that are held at once
@@ -115,7 +115,7 @@ def shuffled_refits(
             f"the stories have {len(corpus.emotions)} emotions and the vectors {len(vectors.emotions)}, or in another "
             f"order: give the stories that the vectors were derived from"
         )
-    pooled = pool(model, corpus.texts, rules=RULES, progress=False) if pooled is None else pooled
+    pooled = stories_pooled_for(model, vectors, corpus) if pooled is None else pooled
     layout = Layout.of(corpus)
     code = shuffled_codes(layout, draws, seed)
     order = code.argsort(dim=1, stable=True)

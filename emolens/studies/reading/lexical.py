@@ -19,6 +19,7 @@ from torch import Tensor
 import emolens.corpus as texts
 from emolens.corpus import Corpus
 from emolens.models.model import HookedModel
+from emolens.models.placement import weight_of
 from emolens.reading.read import score
 from emolens.results import StudyResult
 from emolens.stats import bootstrap_mean, correlation
@@ -51,7 +52,8 @@ def embeddings(model: HookedModel) -> Features:
     >>> tuple(embeddings(model)(["She ran.", "The river was cold."]).shape)
     (2, 32)
     """
-    matrix = model.bridge.W_E.detach().float().cpu()
+    inner = model.hf_model
+    matrix = (model.bridge.W_E if inner is None else weight_of(inner.get_input_embeddings())).detach().float().cpu()
 
     def features(documents: Sequence[str]) -> Float[Tensor, "text feature"]:
         return torch.stack(
