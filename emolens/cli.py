@@ -1,4 +1,4 @@
-"""The command line: `emolens derive | read | nearest | lens | models | studies | run | demo`.
+"""The command line: `emolens derive | read | nearest | lens | models | check | studies | run | demo`.
 
 Only the standard library is imported before a command runs, so that `--help` answers at once.
 """
@@ -82,6 +82,9 @@ def _parser() -> argparse.ArgumentParser:
     lens = command("lens", _lens, "The tokens that an emotion's vector pushes up and down.", of_model, of_vectors)
     lens.add_argument("emotions", nargs="*", metavar="EMOTION", help="(all)")
     command("models", _models, "The models that install from the package index.")
+    check = command("check", _check, "What works on a model, checked on the model itself (about a minute).")
+    check.add_argument("model", nargs="?", default=MODEL, metavar="MODEL", help=f"as for --model ({MODEL})")
+    check.add_argument("--out", type=Path, metavar="FILE", help="also write the table as JSON")
     command("studies", _studies, "The studies that there are, with a line each.")
     run = command("run", _run, "Run studies on a model; write their numbers and figures.", of_model, kept=MEASURED)
     run.add_argument("names", nargs="*", metavar="NAME", help="as `emolens studies` prints them (with --all: all)")
@@ -163,6 +166,25 @@ def _models(args: argparse.Namespace) -> None:
     _print_table(rows)
 
 
+def _check(args: argparse.Namespace) -> None:
+    import emolens as el
+    from emolens.models import support
+
+    model = el.load(args.model)
+    found = support.table(model)
+    rows = {
+        name: "works" if each.works else f"{'slower' if model.capabilities[name].falls_back else 'refused'}: {each.why}"
+        for name, each in found.items()
+    }
+    _print_table(rows.items())
+    if args.out:
+        from emolens.files import write_atomic
+
+        about: dict[str, Any] = {"model": model.name, "class": support.architecture(model), "dtype": str(model.dtype)}
+        about |= {"versions": support.versions(), "capabilities": rows}
+        write_atomic(args.out, (json.dumps(about, indent=1) + "\n").encode())
+
+
 def _studies(args: argparse.Namespace) -> None:
     from emolens import studies
 
@@ -181,12 +203,26 @@ def _run(args: argparse.Namespace) -> None:
 
     model = el.load(args.model)
     vectors = el.EmotionVectors.load(args.vectors, model) if args.vectors else el.derive(model)
+    failed = []
     for name in args.names or studies.names():
         if args.all and is_measured(name, model, vectors, args.out):
             continue
-        path = measure(name, model, vectors, args.out, args.size)
+        try:
+            path = measure(name, model, vectors, args.out, args.size)
+        except (
+            ValueError,
+            KeyError,
+            RuntimeError,
+        ) as error:  # one study that fails does not keep the next from running
+            if args.debug or not args.all:
+                raise
+            failed.append(name)
+            print(f"{name}: failed. {_one_line(error)}", file=sys.stderr)
+            continue
         if path is not None:
             print(*([path] if args.all else [path, *draw(path)]), sep="\n")
+    if failed:
+        raise RuntimeError(f"{', '.join(failed)} failed, as said above; what the other studies measured is written")
 
 
 def _demo(args: argparse.Namespace) -> int | None:

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from emolens.errors import TooLongError
+from emolens.models import support
 from emolens.models.batching import Pass, pad, plan
 from emolens.models.hooked import Columns, Hooked, Runner
 from emolens.models.texts import Encoding, Text, gate, is_chat
@@ -36,12 +38,13 @@ class SharedPrompt:
         self.model, self.encoding, self.anywhere = model, encoding, anywhere
         self.prompt, self.made_under = prompt or len(encoding.ids), list(model.steering)
         self.cache: Any = None
-        if model.hf_model is not None and len(encoding.ids) > 1:
+        if model.hf_model is not None and len(encoding.ids) > 1 and support.works(model, "shared prompt"):
             *ids, _ = encoding.ids
             now = self._pass(1, 0, fills_cache=True)
             with torch.no_grad(), model.passes(now):
                 ids_ = torch.tensor([ids], device=model.device)
-                self.cache = model.hf_model(ids_, use_cache=True, logits_to_keep=1).past_key_values
+                cache = model.hf_model(ids_, use_cache=True, logits_to_keep=1).past_key_values
+            self.cache = cache if _is_plain(cache, model.n_layers) else None
 
     def _pass(self, rows: int, start: int, **options: Any) -> Pass:
         return Pass((0,) * rows, (self.prompt,) * rows, (self.encoding.turns,) * rows, start=start, **options)
@@ -70,7 +73,7 @@ class SharedPrompt:
         model, inputs = self.model, [self.input(tokens) for tokens in continuations]
         distinct = list(dict.fromkeys(inputs))
         at_once = [[number] for number in range(len(distinct))]
-        if model.rows == 1:
+        if model.rows == 1 and len(distinct) > 1 and support.works(model, "several rows"):
             at_once = plan([len(tokens) for tokens in distinct])
         out: dict[tuple[int, ...], Tensor] = {}
         with model.stopping(model.n_layers - 1) as run:
@@ -115,6 +118,13 @@ class SharedPrompt:
         batch = pad(rows, "right", model.pad_token_id).to(model.device)
         cache = self.cache_for(len(rows), max(len(rows), model.rows))
         return run(batch, self._pass(len(rows), len(before), length=length), cache)
+
+
+def _is_plain(cache: Any, blocks: int) -> bool:
+    """Whether a cache holds keys and values for every block, and nothing else."""
+    layers = getattr(cache, "layers", ())
+    parts = [getattr(layer, part, None) for layer in layers for part in ("keys", "values")]
+    return len(layers) == blocks and all(isinstance(part, Tensor) and part.ndim == 4 for part in parts)
 
 
 def _widened(layer: Any, rows: int) -> Any:
@@ -180,10 +190,11 @@ def log_probs(
         torch.Size([1, 2])
     """
     tokens = _continuations(model, prompt, continuations)
+    support.require(model, "log-probabilities")
     shared = prompt if isinstance(prompt, SharedPrompt) else SharedPrompt(model, model.encode(prompt))
     longest = len(shared.encoding.ids) + max(map(len, tokens))
     if longest > model.n_ctx:
-        raise ValueError(
+        raise TooLongError(
             f"prompt and continuation have {longest} tokens, more than the context of {model.name} ({model.n_ctx})"
         )
     out = []
@@ -237,9 +248,11 @@ def gradients(
         (torch.Size([1]), torch.Size([1, 32]))
     """
     model.require_one_row("gradients, which scores many continuations at once,")
+    support.require(model, "gradients")
     layers = [layer] if isinstance(layer, int) else list(layer)
     found, slope = torch.empty(len(continuations)), torch.empty(len(continuations), len(layers), model.d_model)
-    for numbers in plan([len(tokens) for tokens in continuations], GRADIENT_TOKENS):
+    budget = GRADIENT_TOKENS if len(continuations) < 2 or support.works(model, "several rows") else 1
+    for numbers in plan([len(tokens) for tokens in continuations], budget):
         tokens = [continuations[number] for number in numbers]
         added = torch.zeros(len(tokens), len(layers), model.d_model, device=model.device, requires_grad=True)
 

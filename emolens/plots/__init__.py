@@ -7,11 +7,13 @@ for print in grey. Without `ax` a function makes a figure of its own.
 from emolens.plots.circuits import circuitsvis_attention, circuitsvis_view
 from emolens.plots.doses import dose_response, effect_dots, patch_map, scatter
 from emolens.plots.heatmap import HTML, conversation, heatmap
+from emolens.plots.ladder import size_ladder
 from emolens.plots.layers import effect_by_layer, layer_sweep, reliability
 from emolens.plots.maps import emotion_map, interactive_map
 from emolens.plots.matrices import score_matrix, similarity_matrix
 from emolens.plots.saving import gallery, save
 from emolens.plots.slopes import slope_scatter, slopes_by_layer
+from emolens.plots.style import words
 from emolens.plots.tables import agreement, component_bars, detection_bars, value_curves
 from emolens.plots.tokens import token_curves, token_scores
 from emolens.plots.training import loss_curve, shift_dots, watched_curves
@@ -40,10 +42,12 @@ __all__ = [
     "score_matrix",
     "shift_dots",
     "similarity_matrix",
+    "size_ladder",
     "slope_scatter",
     "slopes_by_layer",
     "token_curves",
     "token_scores",
     "value_curves",
     "watched_curves",
+    "words",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import cycle
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,18 @@ def new_axes(width: float, height: float) -> Axes:
     [6.0, 4.0]
     """
     return plt.subplots(figsize=(width, height), layout="constrained")[1]
+
+
+def words(sentence: str, ax: Axes | None = None) -> Axes:
+    """A sentence in the place of a figure that cannot be drawn.
+
+    >>> words("Not measured.").texts[0].get_text()
+    'Not measured.'
+    """
+    ax = ax or new_axes(7, 1.2)
+    ax.set_axis_off()
+    ax.text(0.5, 0.5, fill(plain(sentence), 90), ha="center", va="center", transform=ax.transAxes)
+    return ax
 
 
 def plain(text: Any) -> str:

@@ -559,10 +559,12 @@ def results(found: Alignment, what: str) -> dict[str, StudyResult]:
     frame = frame.rename(columns={"r": "effect"}).reset_index(drop=True)
     lows = [frame[f"{kind}_centre"] - 1.96 * frame[f"{kind}_sd"] for kind in drawn]
     highs = [frame[f"{kind}_centre"] + 1.96 * frame[f"{kind}_sd"] for kind in drawn]
-    frame["null_low"], frame["null_high"] = np.min(lows, axis=0), np.max(highs, axis=0)
+    frame["null_low"], frame["null_high"] = np.nan, np.nan
+    if drawn:  # where the gradients cancel nothing is
+        frame["null_low"], frame["null_high"] = np.min(lows, axis=0), np.max(highs, axis=0)
     null = f"{DRAWS} draws of {', '.join(drawn)}; an effect must be beyond each"
     at_headline = frame[frame["layer"].eq(found.layer) & frame["measure"].eq(found.options["measure"])]
-    frame = frame.drop(columns=[f"{kind}_centre" for kind in (*drawn, WITHIN)])
+    frame = frame.drop(columns=[f"{kind}_centre" for kind in (*drawn, WITHIN)], errors="ignore")
     wedge = at_headline[["contrast", "control", "null_high"]].rename(columns={"null_high": "null_r"})
     spoken_of = [found.options["control"], found.frame["control"].iloc[-1]]
     ranked = found.ranked[found.ranked["control"].isin(spoken_of)].merge(wedge, how="left")

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from emolens import plots, studies
+from emolens.errors import TooLongError
 from emolens.models.model import HookedModel
 from emolens.results import load_results, named, save_results
 from emolens.studies._common import NotForThisModel
@@ -23,13 +24,21 @@ def measure(name: str, model: HookedModel, vectors: EmotionVectors, folder: Path
     began = time.monotonic()
     try:
         results = named(studies.find(name).run(model, vectors, size))
-    except NotForThisModel as reason:
+    except ValueError as reason:
+        if not unsuited(reason):
+            raise
         print(f"{name}: not on this model. {reason}", file=sys.stderr)
         return None
     took = {"size": size, "minutes": round((time.monotonic() - began) / 60, 1), "threads": torch.get_num_threads()}
+    took["parameters"] = sum(weight.numel() for weight in model.bridge.parameters())
     path = save_results(place(name, model, folder), vectors.stamp | took, results)
     print(*(f"{name}, {key}: {result.headline()}" for key, result in results.items()), sep="\n", file=sys.stderr)
     return path
+
+
+def unsuited(error: BaseException | None) -> bool:
+    """Whether an error says that a study is not for this model: what it lacks, or a text longer than its context."""
+    return isinstance(error, (NotForThisModel, TooLongError)) or (error is not None and unsuited(error.__cause__))
 
 
 def is_measured(name: str, model: HookedModel, vectors: EmotionVectors, folder: Path) -> bool:

@@ -1,6 +1,6 @@
 """Does training on a manner move the emotions of that manner? Two children that differ in manner alone."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -15,7 +15,7 @@ from emolens.results import StudyResult
 from emolens.studies._common import check_size, layers_of, near
 from emolens.studies.post_training._checkpoints import GROUPS, Ruler, before_reply, neutral_mask, prompt_rows
 from emolens.studies.post_training.compare import packaged_posts, shifts
-from emolens.training.adapters import load_adapter
+from emolens.training.adapters import Posttrained, load_adapter
 from emolens.training.packaged_children import DIALOGUES, null_children
 from emolens.training.posttrain import Recipe, held_out
 from emolens.vectors.emotion_vectors import EmotionVectors
@@ -64,6 +64,7 @@ def run(
     size: str = "full",
     null: Sequence[HookedModel] | None = None,
     seed: int = 0,
+    children: Mapping[str, Posttrained] | None = None,
 ) -> dict[str, StudyResult]:
     """Bright minus composed: the shift of every emotion between the two children, read with the base's vectors.
 
@@ -71,25 +72,27 @@ def run(
         size: "full" reads all layers, holds the shifts against children without a manner, and lets all models write.
         null: children without a manner; the null is the difference of two of them. Default in "full" five, from the
             cache or trained (two minutes each); in "quick" none.
+        children: one of each manner, "composed" and "bright"; default those that ship with the package.
 
     Returns:
         "manner"; in "full" also "held_out_null", how often the null is called a shift, "replies", what the models
         write, and "training_composed" and "training_bright", the curves of the two trainings.
 
     Raises:
-        NotForThisModel: a model of which no children ship with the package.
+        NotForThisModel: a model of which no children ship with the package, and no `children`.
 
     >>> run(model, vectors, "ful")
     Traceback (most recent call last):
     ValueError: size='ful' is none of full, quick
     """
     check_size(size)
-    packaged_posts(model)
+    if children is None:
+        packaged_posts(model)
+        children = {manner: load_adapter(model, manner) for manner in DIALOGUES}
     vectors.check_model(model)
     layers = layers_of(vectors, size, ("denoised",))
     full = size == "full"
-    children = {manner: load_adapter(model, manner) for manner in DIALOGUES}
-    pair = [reads(child.model, layers) for child in children.values()]
+    pair = [reads(children[manner].model, layers) for manner in DIALOGUES]
     if null is None:
         null = [child.model for child in null_children(model)] if full else []
     nulls = [reads(child, layers) for child in null]

@@ -26,10 +26,12 @@ from emolens.stats import bootstrap_mean, correlation
 from emolens.studies._common import READOUTS, check_size
 from emolens.studies.reading import documents, implicit, numbers
 from emolens.studies.reading.detection import FOUND, vignettes
-from emolens.vectors.derive import fit, rank_matrix
+from emolens.vectors.choose import rank_matrix
 from emolens.vectors.emotion_vectors import EmotionVectors
-from emolens.vectors.pooling import RULES, PooledActivations, TokenMoments
+from emolens.vectors.fit import fit
+from emolens.vectors.pooling import RULES, PooledActivations
 from emolens.vectors.refit import stories_of
+from emolens.vectors.token_moments import TokenMoments
 
 MARKS = ("!", "?", ",", ";", ":", "-", "'", '"', "...", "(", ".")
 PERSONS = (
