@@ -123,8 +123,10 @@ def test_lens(cli, vectors):
 
 def test_models_says_what_is_cached(cli, tmp_path):
     _, out, _ = cli("models")
-    header, smollm2, gemma = out.splitlines()
-    assert header.split() == ["model", "licence", "download", "cached", "folder"]
+    header, smollm2, gemma, *qwen = out.splitlines()
+    assert header.split() == ["model", "licence", "weights", "download", "cached", "folder"]
+    assert "  Q4_1, dequantised  " in smollm2 and "  Q4_K_M, dequantised  " in gemma
+    assert [row.split()[0] for row in qwen] == ["qwen2.5-coder-0.5b-instruct", "qwen2.5-coder-1.5b-instruct"]
     assert smollm2.startswith("smollm2-135m-instruct") and gemma.startswith("gemma-3-270m")
     assert "  no  " in smollm2 and str(tmp_path) in smollm2
     folder = tmp_path / "cache" / "models" / "gemma-3-270m"

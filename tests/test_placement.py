@@ -128,6 +128,9 @@ def test_a_split_model_says_where_it_takes_tokens_and_is_known_by_its_weights(wh
     assert split.device == torch.device("cpu") == torch.device(split.bridge.cfg.device)
     assert split.dtype == torch.float32 and split.fingerprint == whole.fingerprint
     assert split.is_plain and split.quantised == ""
+    offloaded = [name for name, weight in split.hf_model.named_parameters() if weight.is_meta]
+    pooled(split, None), read(split, None)  # which break the pass off: nothing that was fetched stays in memory
+    assert offloaded and offloaded == [name for name, weight in split.hf_model.named_parameters() if weight.is_meta]
     with pytest.raises(ValueError, match=r"tiny-llama are offloaded to the CPU or the disk; post-training"):
         hugging_face_model(split)
 

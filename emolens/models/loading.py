@@ -248,7 +248,8 @@ def _from_transformers(
         if one := where if isinstance(where, torch.device) else None:
             needed = 0 if loading.get("quantization_config") else bytes_needed(place, config, loading["dtype"])
             require_room(label, needed, loading["dtype"], one)
-            placing = {"device_map": {"": one}} if packed else {}  # packed weights cannot be moved afterwards
+            # packed weights cannot be moved afterwards
+            placing: dict[str, Any] = {"device_map": {"": one}} if packed else {}
         else:
             placing = {"device_map": where, "offload_folder": (folder := TemporaryDirectory(prefix="emolens-")).name}
         report = {"use_safetensors": True, "output_loading_info": True}

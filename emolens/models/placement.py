@@ -101,7 +101,7 @@ def weight_of(module: torch.nn.Module) -> Tensor:
     torch.Size([80, 32])
     """
     with placed(module) as inner:
-        weight = inner.weight
+        weight: Any = inner.weight
     if not weight.is_floating_point() or weight.element_size() == 1:
         raise ValueError(
             f"the weights of {type(inner).__name__} are quantised ({weight.dtype}), so that its rows cannot be read: "
@@ -128,7 +128,7 @@ def weights(module: torch.nn.Module) -> Iterator[tuple[str, Tensor]]:
     >>> [name for name, _ in weights(torch.nn.Linear(2, 2))]
     ['bias', 'weight']
     """
-    owners = {
+    owners: dict[int, tuple[torch.nn.Module, str]] = {
         id(weight): (part, key)
         for root in (module, getattr(module, "original_model", None))
         if isinstance(root, torch.nn.Module)

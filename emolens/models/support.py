@@ -20,6 +20,7 @@ from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
 from emolens.errors import UnsupportedError
+from emolens.models.placement import device_of
 
 LENGTH = 24  # tokens of the prompt
 
@@ -178,7 +179,7 @@ def bare_pass(hf_model: Any) -> tuple[tuple[Tensor, ...], Tensor] | None:
     handles = [block.register_forward_hook(lambda block, given, out: states.append(_first(out))) for block in blocks]
     try:
         length = min(LENGTH, getattr(config, "max_position_embeddings", None) or LENGTH)
-        ids = torch.tensor([prompt(config.vocab_size, length)], device=next(hf_model.parameters()).device)
+        ids = torch.tensor([prompt(config.vocab_size, length)], device=device_of(hf_model))
         with torch.no_grad():
             last = _first(base(ids, use_cache=False))
     except Exception:  # of whichever model: then there is nothing to compare with
