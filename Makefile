@@ -8,7 +8,7 @@ PIP := -m pip -qq --disable-pip-version-check
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo lab test test-lint test-types test-unit test-compat test-notebooks test-wheel vectors posttrain results gallery bench clean python
+.PHONY: help demo lab test test-lint test-types test-unit test-compat test-notebooks test-wheel vectors posttrain results ladder families gallery bench clean python
 
 help: ## show what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -61,6 +61,12 @@ MODELS ?= smollm2-135m-instruct gemma-3-270m
 results: $(BIN)/installed ## run every study in full, for figures/data; what is there is kept (MODELS="NAME ...")
 	@for m in $(MODELS); do $(BIN)/emolens run --all --model $$m --out figures/data || exit 1; done
 
+ladder: $(BIN)/installed ## measure the size ladder, four models from 135 M to 1.5 B, for figures/ladder (hours; what is there is kept)
+	@$(BIN)/python scripts/ladder.py
+
+families: $(BIN)/installed ## check what works on tiny models of all families, for docs/models.json (minutes)
+	@$(BIN)/python scripts/families.py
+
 gallery: $(BIN)/installed ## write figures/README.md from the figures that the notebooks wrote
 	@$(BIN)/python -c 'from emolens import plots; print(plots.gallery("figures"))'
 
@@ -86,7 +92,7 @@ $(BIN)/installed: pyproject.toml constraints.txt | python
 	@echo "== installing into .venv (a few minutes, once)"
 	@rm -rf .venv
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python $(PIP) install -c constraints.txt -e '.[notebooks,umap,dev]'
+	@$(BIN)/python $(PIP) install -c constraints.txt -e '.[notebooks,ray,umap,dev]'
 	@touch $@
 
 $(COMPAT)/installed: pyproject.toml constraints.txt compat/requirements.txt | python

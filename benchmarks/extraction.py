@@ -61,7 +61,7 @@ def memory_child(name: str, dtype: str, budget: int) -> None:
     model = el.load(name, dtype=dtype)
     texts = el.corpus.stories().texts[:MEMORY_TEXTS]
     with tempfile.TemporaryDirectory() as folder:
-        pool = lambda: el.pool(model, texts, token_budget=budget, folder=folder, progress=False)  # noqa: E731
+        pool = lambda: el.pool(model, texts, token_budget=budget, cache=folder, progress=False)  # noqa: E731
         print(side_by_side.rise_of(model, pool))
 
 

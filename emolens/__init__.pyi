@@ -1,6 +1,7 @@
 # The public names of emolens, `el.NAME`, and the module that each comes from.
 
 from emolens import corpus as corpus
+from emolens import engines as engines
 from emolens import models as models
 from emolens import notebook as notebook
 from emolens import plots as plots
@@ -37,6 +38,7 @@ from emolens.steering.patch import patch as patch
 from emolens.steering.patch import through as through
 from emolens.steering.steer import Steering as Steering
 from emolens.steering.steer import steer as steer
+from emolens.studies._ladder import ladder as ladder
 from emolens.studies.post_training.compare import compare as compare
 from emolens.studies.reading.detection import detect as detect
 from emolens.training.adapters import load_adapter as load_adapter
@@ -46,14 +48,14 @@ from emolens.vectors import geometry as geometry
 from emolens.vectors import pooling as pooling
 from emolens.vectors.control_vector import import_gguf as import_gguf
 from emolens.vectors.derive import derive as derive
-from emolens.vectors.derive import fit as fit
 from emolens.vectors.direction import Direction as Direction
 from emolens.vectors.emotion_vectors import EmotionVectors as EmotionVectors
 from emolens.vectors.emotion_vectors import packaged_vectors as packaged_vectors
+from emolens.vectors.fit import fit as fit
 from emolens.vectors.logit_lens import logit_lens as logit_lens
 from emolens.vectors.pooling import PooledActivations as PooledActivations
 from emolens.vectors.pooling import pool as pool
-from emolens.vectors.pooling import token_moments as token_moments
 from emolens.vectors.refit import refit as refit
+from emolens.vectors.token_moments import token_moments as token_moments
 
 __version__: str

@@ -1,4 +1,4 @@
-"""The command line: `emolens derive | read | nearest | lens | models | studies | run | demo`.
+"""The command line: `emolens derive | read | nearest | lens | models | check | studies | run | demo`.
 
 Only the standard library is imported before a command runs, so that `--help` answers at once.
 """
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"\nemolens: interrupted; {args.kept}", file=sys.stderr)
         return 130
-    except (ValueError, KeyError, OSError, RuntimeError, ImportError) as error:
+    except (ValueError, KeyError, OSError, RuntimeError, ImportError, MemoryError) as error:
         if args.debug:
             raise
         print(f"emolens: error: {_one_line(error)}", file=sys.stderr)
@@ -82,6 +82,9 @@ def _parser() -> argparse.ArgumentParser:
     lens = command("lens", _lens, "The tokens that an emotion's vector pushes up and down.", of_model, of_vectors)
     lens.add_argument("emotions", nargs="*", metavar="EMOTION", help="(all)")
     command("models", _models, "The models that install from the package index.")
+    check = command("check", _check, "What works on a model, checked on the model itself (about a minute).")
+    check.add_argument("model", nargs="?", default=MODEL, metavar="MODEL", help=f"as for --model ({MODEL})")
+    check.add_argument("--out", type=Path, metavar="FILE", help="also write the table as JSON")
     command("studies", _studies, "The studies that there are, with a line each.")
     run = command("run", _run, "Run studies on a model; write their numbers and figures.", of_model, kept=MEASURED)
     run.add_argument("names", nargs="*", metavar="NAME", help="as `emolens studies` prints them (with --all: all)")
@@ -154,12 +157,32 @@ def _models(args: argparse.Namespace) -> None:
     from emolens.files import cache_dir
     from emolens.models.embedded import MODELS, RECORD
 
-    rows = [("model", "licence", "download", "cached", "folder")]
+    rows = [("model", "licence", "weights", "download", "cached", "folder")]
     for model in MODELS.values():
         folder = cache_dir() / "models" / model.name
         cached = "yes" if (folder / RECORD).exists() else "no"
-        rows.append((model.name, model.licence, f"{model.megabytes} MB", cached, str(folder)))
+        weights, size = f"{model.quantised}, dequantised", f"{model.megabytes} MB"
+        rows.append((model.name, model.licence, weights, size, cached, str(folder)))
     _print_table(rows)
+
+
+def _check(args: argparse.Namespace) -> None:
+    import emolens as el
+    from emolens.models import support
+
+    model = el.load(args.model)
+    found = support.table(model)
+    rows = {
+        name: "works" if each.works else f"{'slower' if model.capabilities[name].falls_back else 'refused'}: {each.why}"
+        for name, each in found.items()
+    }
+    _print_table(rows.items())
+    if args.out:
+        from emolens.files import write_atomic
+
+        about: dict[str, Any] = {"model": model.name, "class": support.architecture(model), "dtype": str(model.dtype)}
+        about |= {"versions": support.versions(), "capabilities": rows}
+        write_atomic(args.out, (json.dumps(about, indent=1) + "\n").encode())
 
 
 def _studies(args: argparse.Namespace) -> None:

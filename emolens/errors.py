@@ -11,6 +11,15 @@ class TooLongError(ValueError):
     """A text of more tokens than the model's context has."""
 
 
+class UnsupportedError(ValueError):
+    """What was asked for does not work on this architecture: which capability, what was found, what to use instead.
+
+    >>> raise UnsupportedError("'attribute' does not work on MambaForCausalLM")
+    Traceback (most recent call last):
+    emolens.errors.UnsupportedError: 'attribute' does not work on MambaForCausalLM
+    """
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """ " (did you mean ...?)" with the nearest known words, or nothing when none is near.
 

@@ -1,4 +1,4 @@
-"""What is fetched from the Python package index once, and the folders that are made from it: whole or not at all."""
+"""What is fetched once from the hub or the package index, and the folders made from it: whole or not at all."""
 
 from __future__ import annotations
 
@@ -31,6 +31,18 @@ class Package:
     version: str
     member: str
     sha256: str
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """A file of a repository on the Hugging Face hub.
+
+    >>> HubFile("Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF", "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf").repository
+    'Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF'
+    """
+
+    repository: str
+    name: str
 
 
 def ensure(folder: Path, stamp: Mapping[str, Any], make: Callable[[Path, Path], None], disk: int) -> Path:
@@ -167,6 +179,62 @@ def _run(arguments: Sequence[str], downloads: Path) -> str:
     if result.returncode:
         raise RuntimeError("pip said:\n" + "\n".join(said.splitlines()[-5:]))
     return said
+
+
+def hub_answers() -> bool:
+    """Whether the hub can be reached; without this look, each file would be asked for six times, for half a minute.
+
+    >>> hub_answers()  # HF_HUB_OFFLINE=1 is set here
+    False
+    """
+    from huggingface_hub import constants, get_session
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        get_session().head(constants.ENDPOINT, timeout=5)
+    except Exception:  # of whichever HTTP library it uses
+        return False
+    return True
+
+
+def download_from_hub(file: HubFile, digest: str, path: Path, progress: bool = True) -> Path:
+    """`path`, fetched from the hub, if it has this SHA-256: the hub is asked for that before anything is downloaded.
+
+    Raises:
+        RuntimeError: the hub does not answer, has no such file, or another one. What was fetched is deleted.
+        OSError: the disk is full.
+
+    >>> download_from_hub(HubFile("an/owner", "model.gguf"), "0" * 64, Path("model.gguf"))
+    Traceback (most recent call last):
+    RuntimeError: an/owner on the Hugging Face hub cannot be reached from here
+    """
+    import huggingface_hub as hub
+
+    place = f"{file.repository} on the Hugging Face hub"
+    if not hub_answers():
+        raise RuntimeError(f"{place} cannot be reached from here")
+    folder = path.with_name("hub")
+    bars = not hub.utils.are_progress_bars_disabled()
+    if not progress:
+        hub.utils.disable_progress_bars()
+    try:
+        tag = hub.get_hf_file_metadata(hub.hf_hub_url(file.repository, file.name)).etag
+        if tag and len(tag) == 64 and tag != digest:  # of a large file the tag is the SHA-256
+            raise RuntimeError(f"{file.name} has SHA-256 {tag}, expected {digest}")
+        fetched = Path(hub.hf_hub_download(file.repository, file.name, local_dir=folder))
+        if (found := sha256(fetched)) != digest:
+            raise RuntimeError(f"{file.name} has SHA-256 {found}, expected {digest}")
+        return fetched.rename(path)
+    except Exception as error:  # of whichever HTTP library it uses
+        if _is_disk_full(error):
+            raise
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise RuntimeError(f"{place} did not give the file ({said})") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if bars:
+            hub.utils.enable_progress_bars()
 
 
 def unavailable(name: str, packages: Sequence[Package], folder: Path, reason: str) -> RuntimeError:

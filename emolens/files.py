@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 
@@ -109,6 +110,43 @@ def write_atomic(path: str | os.PathLike[str], data: bytes | Callable[[Path], No
         finally:
             temporary.unlink(missing_ok=True)
     return path
+
+
+def is_url(place: str | os.PathLike[str]) -> bool:
+    """Whether a place is a URL that fsspec opens (a bucket, say) and no path.
+
+    >>> is_url("s3://bucket/shards"), is_url("shards")
+    (True, False)
+    """
+    return isinstance(place, str) and "://" in place
+
+
+def file_system(url: str) -> tuple[Any, str]:
+    """The fsspec file system of a URL, which remembers no listing, and the path in it.
+
+    Raises:
+        ValueError: a protocol that fsspec does not know.
+        ImportError: one for which a package is not installed, named.
+
+    >>> file_system("memory://shards")[1]
+    '/shards'
+    """
+    import fsspec
+
+    return fsspec.core.url_to_fs(url, use_listings_cache=False)
+
+
+def write_url(url: str, data: bytes) -> None:
+    """Write `data` to a URL. An object store shows an object whole or not at all; elsewhere a checksum must tell.
+
+    >>> write_url("memory://calm.txt", b"calm")
+    >>> fs, path = file_system("memory://calm.txt")
+    >>> fs.cat_file(path)
+    b'calm'
+    """
+    fs, path = file_system(url)
+    fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+    fs.pipe_file(path, data)
 
 
 def check_place(path: str | os.PathLike[str]) -> Path:

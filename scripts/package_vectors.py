@@ -1,8 +1,10 @@
-"""Make the vectors that ship with the package: `make vectors`.
+"""Make the vectors that ship with the package: `make vectors`, or for some models by name.
 
-For both embedded models: derive with the packaged stories, keep five layers around the default one and
-the strongest noise directions, and write float16.
+For the embedded models: derive with the packaged stories, keep five layers around the default one and
+the strongest noise directions, and write float16. The stamp says that their weights were quantised.
 """
+
+import sys
 
 import torch
 
@@ -11,7 +13,7 @@ from emolens.files import data_path
 
 SPREAD = 2  # layers on each side of the default one
 
-for name in el.embedded.known_models():
+for name in sys.argv[1:] or el.embedded.known_models():
     model = el.load(name)
     vectors = el.derive(model)
     layers = range(model.default_layer - SPREAD, model.default_layer + SPREAD + 1)

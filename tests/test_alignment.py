@@ -12,7 +12,7 @@ from emolens.models.model import HookedModel
 from emolens.stats import Contrast, Verdict, contrast, family_p
 from emolens.studies import _alignment as alignment
 from emolens.studies._alignment import LABELS, NEEDED, RANDOM, WITHIN, Gradients, align
-from emolens.vectors.derive import fit
+from emolens.vectors.fit import fit
 from emolens.vectors.pooling import PooledActivations
 from emolens.vectors.shuffled_refits import shuffled_refits
 

@@ -7,9 +7,14 @@ from tiny import WORDS, passes
 
 from emolens.corpus.stories import Corpus
 from emolens.stats import bootstrap_mean
-from emolens.vectors.derive import Layout, best, choose, contrast, derive, fit, rank_matrix, whiten
+from emolens.vectors.choose import best, choose, rank_matrix
+from emolens.vectors.contrast import Layout, contrast
+from emolens.vectors.derive import derive
 from emolens.vectors.emotion_vectors import unit
-from emolens.vectors.pooling import PooledActivations, TokenMoments
+from emolens.vectors.fit import fit
+from emolens.vectors.pooling import PooledActivations
+from emolens.vectors.token_moments import TokenMoments
+from emolens.vectors.whitening import Whitening
 
 pytestmark = pytest.mark.usefixtures("few_dialogues")
 MODULE = importlib.import_module("emolens.vectors.derive")
@@ -91,14 +96,16 @@ def test_left_out_topics_of_pure_noise_are_at_chance():
 def test_whitening_equals_its_definition():
     corpus, pooled, _, _ = planted()
     vectors, residual = contrast(pooled.means(50, 0), Layout.of(corpus))
-    directions, basis, scale = whiten(vectors, residual, [0.5])[0]
+    vectors, residual = vectors.float(), residual.float()
+    whitening = Whitening.of(residual, 0.5)
+    directions, (basis, scale) = whitening.directions(vectors).float(), whitening.noise()
     s = residual.T @ residual / len(residual)
     values, q = torch.linalg.eigh(s + 0.5 * torch.eye(D) * s.trace() / D)
     w = q @ torch.diag(values.rsqrt()) @ q.T
     expected = torch.stack([w @ w @ v / (w @ v).norm() for v in vectors])
     torch.testing.assert_close(directions, expected, rtol=1e-3, atol=1e-4)
     x = torch.randn(5, D)
-    torch.testing.assert_close((x @ basis.T * scale).norm(dim=1), (x @ w).norm(dim=1), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close((x @ basis.T * scale[:-1]).norm(dim=1), (x @ w).norm(dim=1), rtol=1e-3, atol=1e-4)
 
 
 def test_reliability_is_high_for_planted_vectors_and_about_zero_for_noise():
@@ -197,6 +204,7 @@ def test_the_bootstrap_interval_covers_the_mean_and_groups_widen_it():
 
 def test_without_two_stories_of_an_emotion_the_noise_is_unknown_and_whitening_changes_nothing():
     vectors = torch.randn(5, 12, generator=torch.Generator().manual_seed(0))
-    directions, _, scale = whiten(vectors, torch.zeros(5, 12), [0.3])[0]
+    whitening = Whitening.of(torch.zeros(5, 12), 0.3, float(vectors.square().mean()))
+    directions, (rows, scale) = whitening.directions(vectors).float(), whitening.noise()
     torch.testing.assert_close(directions, torch.nn.functional.normalize(vectors, dim=1))
-    assert torch.equal(scale, torch.ones(12))
+    assert rows.shape == (0, 12) and torch.equal(scale, torch.ones(1))  # a norm is the plain norm

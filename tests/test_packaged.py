@@ -4,7 +4,7 @@ import pytest
 
 import emolens as el
 from emolens.files import data_path
-from emolens.models.embedded import known_models
+from emolens.models.embedded import MODELS, known_models
 from emolens.vectors.direction import unit
 
 FOLDER = data_path("vectors")
@@ -34,6 +34,7 @@ def test_their_stamp_names_the_model_the_recipe_and_the_packaged_stories(name):
     stamp = el.packaged_vectors(name).stamp
     assert stamp["model"] == name
     assert stamp["corpus"] == el.corpus.stories().hash
+    assert stamp["quantised"] == f"{MODELS[name].quantised}, dequantised"
     assert len(stamp["fingerprint"]) == 16 and stamp["versions"].keys() >= {"torch", "transformers"}
     assert {"fit", "pooling", "from_rank", "explained"} <= stamp["recipe"].keys()
 

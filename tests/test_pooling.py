@@ -14,8 +14,9 @@ from tiny import WORDS, passes
 from emolens.files import cache_dir
 from emolens.models.batching import Batch, pad, plan, ranks
 from emolens.models.model import HookedModel
-from emolens.vectors.pooling import SHARD_TEXTS, pool, token_moments
+from emolens.vectors.pooling import SHARD_TEXTS, pool
 from emolens.vectors.pooling_rules import pooling_weights
+from emolens.vectors.token_moments import token_moments
 
 TEXTS = [" ".join(WORDS[(i + j) % len(WORDS)] for j in range(3 + i % 20)) for i in range(3 * SHARD_TEXTS)]
 
@@ -95,7 +96,7 @@ pool(model, TEXTS, progress=False)
 
 
 def test_a_killed_run_goes_on_bit_for_bit(tiny, tmp_path, monkeypatch):
-    whole = pool(tiny, TEXTS, progress=False, folder=tmp_path / "whole")
+    whole = pool(tiny, TEXTS, progress=False, cache=tmp_path / "whole")
     monkeypatch.setenv("EMOLENS_CACHE", str(tmp_path / "killed"))
     folders = f"{Path(__file__).parent}:{Path(__file__).parent.parent}"
     child = subprocess.Popen([sys.executable, "-c", CHILD], env=os.environ | {"PYTHONPATH": folders})

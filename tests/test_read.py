@@ -82,7 +82,9 @@ def test_the_set_centre_takes_the_mean_of_what_is_read_off(model, vectors):
 def test_the_whitened_score_is_the_cosine_after_whitening_both(vectors):
     x = torch.randn(7, 32)
     at = vectors.at(2)
-    w = at.noise_basis[0].T @ torch.diag(at.noise_scale[0, :-1]) @ at.noise_basis[0]
+    squares = at.noise_scale[0] ** 2
+    w_w = at.noise_basis[0].T * (squares[:-1] - squares[-1]) @ at.noise_basis[0] + squares[-1] * torch.eye(32)
+    w = torch.linalg.cholesky(w_w)  # an angle is the same whichever square root is taken
     expected = unit((x - at.centre_neutral[0]) @ w) @ unit(vectors.raw[:, 2] @ w).T
     torch.testing.assert_close(score(x, vectors, 2, "whitened", "neutral"), expected, rtol=1e-3, atol=1e-4)
 

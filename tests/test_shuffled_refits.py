@@ -94,3 +94,17 @@ def test_activations_that_are_not_finite_are_named(crossed):
         patch.setattr(module, "story_means", lambda *given: stories)
         with pytest.raises(ValueError, match="story number 4 are not finite at block 1"):
             next(refits.at(1))
+
+
+def test_vectors_of_some_blocks_need_no_other_pass(crossed, few_dialogues, monkeypatch):
+    """`derive` of two blocks has pooled two blocks: what is refitted afterwards reads these."""
+    model, _, corpus = crossed
+    vectors = derive(model, corpus, [1, 2], progress=False)
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("a forward pass was run")
+
+    monkeypatch.setattr("emolens.vectors.pooling.pool_batches", refuse)
+    assert el.refit(model, vectors, register="plain", corpus=corpus).layers == (1, 2)
+    assert len(el.null_directions(model, vectors, [vectors["calm"]], 10, 2, corpus=corpus).kinds) == 2
+    assert next(shuffled_refits(model, vectors, draws=2, corpus=corpus).at(2)).shape[0] == 2

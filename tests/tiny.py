@@ -16,7 +16,8 @@ def passes(monkeypatch):
     ran, run = [], Hooked._run
 
     def counted(self, batch, *rest):
-        ran.append(len(batch.ids))
+        if not self.checking:  # what `support` runs to know whether the model can be relied on
+            ran.append(len(batch.ids))
         return run(self, batch, *rest)
 
     monkeypatch.setattr(Hooked, "_run", counted)

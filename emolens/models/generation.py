@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from emolens.errors import TooLongError
-from emolens.models.batching import Batch, Pass, per_text, whole
+from emolens.errors import TooLongError, UnsupportedError
+from emolens.models import support
+from emolens.models.batching import Batch, Pass, pad, per_text, whole
 from emolens.models.conversations import PLAIN_ROLES
 from emolens.models.hooked import Hooked
 from emolens.models.log_probs import SharedPrompt
@@ -80,7 +81,8 @@ def replies(
         torch.manual_seed(seed)
         if model.hf_model is not None:
             draw = Nucleus(temperature, top_p) if temperature else None
-            written = _generate(model, encoded, batch, max_new_tokens, draw, stop)
+            cached = support.works(model, "generate with cache")
+            written = (_generate if cached else _recompute)(model, encoded, batch, max_new_tokens, draw, stop)
         else:
             sampling: dict[str, Any] = {"do_sample": bool(temperature)}
             sampling |= {"temperature": temperature, "top_p": top_p} if temperature else {}
@@ -172,6 +174,32 @@ def _generate(
         )
     ends = model.hf_model.generation_config.eos_token_id
     return [_reply(model, row, [ends] if isinstance(ends, int) else ends or []) for row in out[:, width:]]
+
+
+def _recompute(
+    model: Hooked, encoded: list[Encoding], batch: Batch, max_new_tokens: int, draw: Any, stop: list[str]
+) -> list[Reply]:
+    """Row by row, each token from a whole pass: where the cache of the model, or its batches, can't be relied on."""
+    if model.rows > 1:
+        raise UnsupportedError(
+            f"{support.architecture(model)} ({model.name}) writes each text by itself, not in {model.rows} rows: "
+            f"steer with one direction at a time. {support.verdict(model, 'generate with cache').why}"
+        )
+    ends = model.hf_model.generation_config.eos_token_id
+    ends, replies_ = [ends] if isinstance(ends, int) else ends or [], []
+    for row, encoding in enumerate(encoded):
+        written: list[int] = []
+        while len(written) < max_new_tokens and not set(ends) & set(written[-1:]):
+            whole_ = pad([[*encoding.ids, *written]]).to(model.device)
+            length = len(encoding.ids) + max_new_tokens
+            now = Pass((0,), (len(encoding.ids),), batch.turns[row : row + 1], (length,), only=row)
+            with model.stopping(model.n_layers - 1) as run:
+                scores = model.unembed(run(whole_, now)[:, -1])
+            written.append(int((draw(whole_.ids, scores) if draw else scores).argmax()))
+            if any(mark in model.tokenizer.decode(written[-32:]) for mark in stop):
+                break
+        replies_.append(_reply(model, torch.tensor(written), ends))
+    return replies_
 
 
 def _generate_row(model: Hooked, ids: Tensor, max_new_tokens: int, sampling: dict[str, Any]) -> Reply:

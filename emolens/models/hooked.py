@@ -2,9 +2,10 @@
 
 import copy
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, SupportsIndex, TypeVar
+from itertools import chain
+from typing import Any, ClassVar, SupportsIndex, TypeVar
 
 import numpy as np
 import torch
@@ -13,12 +14,14 @@ from torch import Tensor
 from transformer_lens import ActivationCache
 from transformer_lens.hook_points import HookPoint
 
-from emolens.errors import TooLongError, did_you_mean, whole_number
+from emolens.errors import TooLongError, UnsupportedError, did_you_mean, whole_number
+from emolens.models import head, support
 from emolens.models.batching import Batch, Pass, pad
 from emolens.models.conversations import encode_chat
 from emolens.models.encoding import encode, labels
 from emolens.models.guard import hub_offline, nothing_installed
 from emolens.models.multimodal import text_model
+from emolens.models.placement import device_of, dtype_of, packing, quantised_as, weights
 from emolens.models.texts import Encoding, Text, gate, is_chat
 
 Layer = int | np.integer  # the index of a block
@@ -62,7 +65,7 @@ def require_finite_weights(hf_model: Any, name: str) -> None:
     Traceback (most recent call last):
     ValueError: a layer has weights that are not finite: 1 of the 2 entries of 'bias' (torch.float32)...
     """
-    for parameter, weight in hf_model.named_parameters():
+    for parameter, weight in weights(hf_model):
         if weight.is_meta or not weight.is_floating_point():
             continue
         values = weight.detach() if weight.element_size() > 1 else weight.detach().float()
@@ -89,13 +92,19 @@ class Hooked:
     torch.Size([1, 3, 32])
     """
 
+    capabilities: ClassVar[Mapping[str, support.Capability]] = {}
+
     def __init__(self, bridge: Any, tokenizer: Any = None, name: str | None = None, revision: str = "") -> None:
         self.bridge = bridge
         self.tokenizer = tokenizer if tokenizer is not None else bridge.tokenizer
         self.name = name or bridge.cfg.model_name
         self.revision = revision
+        self.quantised = quantised_as(self.hf_model)  # in words, for stamps; "" where the weights are whole
         self.steering: list[Any] = []  # the contexts of `steer` that are open, outermost first
         self.passing: Pass | None = None
+        self.verdicts: dict[str, support.Verdict] = {}  # what is known of each capability, see `support`
+        self.checking: list[str] = []  # the capabilities that are being checked
+        self.bare: support.Bare | None = None
         self._fingerprint: tuple[list[tuple[int, int]], str] | None = None
         self.n_layers: int = bridge.cfg.n_layers
         self.d_model: int = bridge.cfg.d_model
@@ -118,6 +127,7 @@ class Hooked:
 
         Raises:
             ValueError: a weight that is not finite, named.
+            UnsupportedError: a class that TransformerLens can't wrap.
             ImportError: a class that TransformerLens can't wrap without a package that is not installed.
 
         >>> from transformers import AutoModelForCausalLM
@@ -131,22 +141,30 @@ class Hooked:
         config = hf_model.config
         source = str(config._name_or_path or type(hf_model).__name__)
         require_finite_weights(hf_model, name or source)
-        parameter = next(hf_model.parameters())
+        device, dtype = device_of(hf_model), dtype_of(hf_model)
         # TransformerLens loads a tokenizer that adds no BOS a second time, by its name, from the hub if need
         # be; one that says it adds a BOS is taken as it is. The copy is for the bridge's own text methods.
         copied = copy.deepcopy(tokenizer)
         copied.init_kwargs = {**tokenizer.init_kwargs, "name_or_path": source, "add_bos_token": True}
-        architectures = config.architectures
+        architectures, computed = config.architectures, support.bare_pass(hf_model.eval())
         try:
             config.architectures = architectures or [type(hf_model).__name__]  # none: it was built in memory
             with nothing_installed(), hub_offline():
                 bridge = TransformerBridge.boot_transformers(
-                    source, hf_model=hf_model.eval(), tokenizer=copied, dtype=parameter.dtype,
-                    device=str(parameter.device), trust_remote_code=False,
+                    source, hf_model=hf_model, tokenizer=copied, dtype=dtype,
+                    device=str(device), trust_remote_code=False,
                 )  # fmt: skip
+        except (RuntimeError, ValueError, TypeError, AttributeError, LookupError, NotImplementedError) as error:
+            kind, why = type(hf_model).__name__, (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+            raise UnsupportedError(
+                f"TransformerLens can't wrap {kind} ({name or source}): {why}. Take a model of another family"
+            ) from error
         finally:
             config.architectures = architectures
-        return cls(bridge, tokenizer, name or source, revision)
+        bridge.cfg.device = str(device)  # of an offloaded embedding TransformerLens takes "meta"
+        model = cls(bridge, tokenizer, name or source, revision)
+        model.bare = support.Bare(*computed, model._counted_changes()) if computed else None
+        return model
 
     def __repr__(self) -> str:
         kind = type(self.bridge).__name__
@@ -156,21 +174,21 @@ class Hooked:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are.
+        """Where the weights are, or of a model on several devices where it takes its tokens.
 
         >>> model.device
         device(type='cpu')
         """
-        return next(self.bridge.parameters()).device
+        return device_of(self.bridge)
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of the weights; activations are pooled and projected in float32 whatever it is.
+        """The type that the model computes in; activations are pooled and projected in float32 whatever it is.
 
         >>> model.dtype
         torch.float32
         """
-        return next(self.bridge.parameters()).dtype
+        return dtype_of(self.bridge)
 
     @property
     def fingerprint(self) -> str:
@@ -200,9 +218,11 @@ class Hooked:
         True
         """
         digest = hashlib.sha256()
-        for _, weight in sorted(self.bridge.named_parameters(), key=lambda item: item[0]):
+        for _, weight in chain(weights(self.bridge), packing(self.bridge)):
             flat = weight.detach().flatten()
-            sample = flat[:: max(1, flat.numel() // 65536)].to(torch.bfloat16).cpu().view(torch.int16)
+            sample = flat[:: max(1, flat.numel() // 65536)].cpu()
+            packed = not sample.is_floating_point()  # several numbers in each entry, so that no bit may be rounded
+            sample = sample.contiguous().view(torch.uint8) if packed else sample.to(torch.bfloat16).view(torch.int16)
             digest.update(str(tuple(weight.shape)).encode() + sample.numpy().tobytes())
         self._fingerprint = self._counted_changes(), digest.hexdigest()[:16]
         return self._fingerprint[1]
@@ -468,6 +488,9 @@ class Hooked:
             yield run
 
     def _run(self, batch: Batch, now: Pass | None = None, past: Any = None, grad: bool = False) -> Tensor:
+        support.require(self, "residual")
+        if len(batch.ids) > 1 and not bool(batch.mask.all()):
+            support.require(self, "several rows")
         with torch.set_grad_enabled(grad), self.passes(now or Pass.of(batch)):
             if past is not None:
                 return self.hf_model(batch.ids, past_key_values=past, use_cache=True, logits_to_keep=1).logits
@@ -540,7 +563,7 @@ class Hooked:
         return out.expand(self.rows, -1, -1) if len(out) == 1 else out
 
     def unembed(self, resid: Float[Tensor, "*axes d_model"]) -> Float[Tensor, "*axes vocab"]:
-        """Logits of a residual at the end of the last block: final norm, unembedding, soft cap where there is one.
+        """Logits of a residual at the end of the last block: final norm, output matrix, bias, scale, soft cap.
 
         In bfloat16 a logit of 20 is rounded to an eighth; see `token_logits`.
 
@@ -548,10 +571,10 @@ class Hooked:
         >>> torch.allclose(model.unembed(resid), model.forward("she ran ."), atol=1e-5)
         True
         """
-        flat = resid.reshape(-1, 1, self.d_model).to(self.dtype)
+        support.require(self, "lens")
         with torch.set_grad_enabled(resid.requires_grad):
-            logits = self.bridge.unembed(self.bridge.ln_final(flat))
-        return self._capped(logits.reshape(*resid.shape[:-1], -1))
+            found = head.logits(self, resid.reshape(-1, 1, self.d_model))
+        return found.reshape(*resid.shape[:-1], -1).to(resid.device)
 
     def token_logits(
         self, resid: Float[Tensor, "*axes d_model"], tokens: Int[Tensor, "token"]
@@ -561,18 +584,10 @@ class Hooked:
         >>> model.token_logits(model.forward("she ran .", stop_after=3), torch.tensor([5, 6])).shape
         torch.Size([1, 3, 2])
         """
+        support.require(self, "lens")
         with torch.no_grad():
-            x = self.bridge.ln_final(resid.reshape(-1, 1, self.d_model).float()).float()
-            if self.hf_model is not None:
-                logits = x @ self.hf_model.get_output_embeddings().weight[tokens].float().T
-            else:
-                logits = x @ self.bridge.W_U[:, tokens].float() + self.bridge.b_U[tokens]
-        return self._capped(logits.reshape(*resid.shape[:-1], -1))
-
-    def _capped(self, logits: Tensor) -> Tensor:
-        config = getattr(getattr(self.bridge, "original_model", None), "config", None)
-        cap = getattr(config, "final_logit_softcapping", None) or getattr(self.bridge.cfg, "output_logits_soft_cap", 0)
-        return cap * torch.tanh(logits / cap) if cap and cap > 0 else logits
+            found = head.of_tokens(self, resid.reshape(-1, 1, self.d_model), tokens)
+        return found.reshape(*resid.shape[:-1], -1).to(resid.device)
 
     def logits(self, texts: Text | Sequence[Text], positions: str | Sequence[int] = "last") -> Float[Tensor, "..."]:
         """Next-token logits at chosen positions only, right-aligned with the text.
@@ -594,7 +609,7 @@ class Hooked:
         at = torch.where(wanted < 0, lengths + wanted, wanted.expand(len(lengths), -1))
         if (at < 0).any() or (at >= lengths).any():
             raise ValueError(f"positions {positions} reach outside a text of {int(lengths.min())} tokens")
-        at = at.expand(len(resid), -1)
+        at = at.expand(len(resid), -1).to(resid.device)
         logits = self.unembed(resid.gather(1, at[..., None].expand(-1, -1, self.d_model)))
         return logits[:, 0] if isinstance(positions, str) else logits
 

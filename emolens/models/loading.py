@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
 from emolens.errors import did_you_mean
-from emolens.models.embedded import known_models, local_path
+from emolens.fetch import hub_answers
+from emolens.models.embedded import MODELS, known_models, local_path
 from emolens.models.guard import nothing_installed
 from emolens.models.model import HookedModel
 from emolens.models.multimodal import has_text_model
+from emolens.models.placement import (
+    bytes_needed,
+    check_attention,
+    check_map,
+    quantisation,
+    quantised_as,
+    require_one_kind,
+    require_room,
+)
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -121,24 +133,15 @@ def check_dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch.
     return getattr(torch, name)
 
 
-def _hub_answers() -> bool:
-    """Whether the hub can be reached; without this look, each file would be asked for six times, for half a minute."""
-    from huggingface_hub import constants, get_session
-
-    if constants.HF_HUB_OFFLINE:
-        return False
-    try:
-        get_session().head(constants.ENDPOINT, timeout=5)
-    except Exception:  # of whichever HTTP library it uses
-        return False
-    return True
-
-
 def load(
     name: str | Path,
     device: str | torch.device | None = None,
     dtype: torch.dtype | str | None = None,
     revision: str | None = None,
+    *,
+    device_map: str | Mapping[str, Any] | None = None,
+    attn_implementation: str | None = None,
+    quantization_config: Any = None,
     **hf_kwargs: Any,
 ) -> HookedModel:
     """Load and hook a model: the one place that touches the network.
@@ -151,17 +154,28 @@ def load(
             local folder, or a `.gguf` file of an architecture that transformers can dequantise; see `SOURCES`.
         device: default CUDA, then Apple's MPS, then the CPU.
         dtype: default bfloat16 where the processor has it natively, else float32.
+        device_map: spreads a model that is larger than one device, instead of `device`: "auto" over all GPUs, then
+            the memory, then the disk; or a dict that names a device for each part. What is kept on the CPU or the disk
+            for a GPU to compute on is refused: TransformerLens has not been verified there.
+        attn_implementation: "eager", "sdpa" or another that transformers has and that is installed here. A warning says
+            where it has no effect; with another than "eager" no attention pattern is there to be hooked.
+        quantization_config: how to quantise the weights on loading (`transformers.BitsAndBytesConfig(...)`); a
+            checkpoint that is quantised (GPTQ, AWQ, FP8, bitsandbytes) says so itself. Stamps name it.
         hf_kwargs: passed to `AutoModelForCausalLM.from_pretrained`.
 
     Raises:
         TypeError: a name that is no string or path.
-        ValueError: no such model, with the nearest names; no such device or dtype; weights that are missing, pickled,
-            truncated or not finite, named.
+        ValueError: no such model, with the nearest names; no such device, dtype, map or attention; weights that are
+            missing, pickled, truncated or not finite, named; quantised weights that cannot be used here.
+        MemoryError: weights that are larger than the memory, before they are loaded, with what they need.
+        ImportError: quantised weights or an attention that need a package that is not installed, named.
 
     >>> el.load("smollm2-135m-instrct")
     Traceback (most recent call last):
-    ValueError: no model 'smollm2-135m-instrct' (did you mean smollm2-135m-instruct?): give one of smollm2-135m-...
+    ValueError: no model 'smollm2-135m-instrct' (did you mean smollm2-135m-instruct or ...?): give one of smollm2-...
     """
+    check_map(device_map, device)
+    check_attention(attn_implementation)
     device = check_device(device)
     dtype = check_dtype(dtype, device)
     if not isinstance(name, (str, Path)):
@@ -171,38 +185,105 @@ def load(
     label = str(name)
     source = next(source for source in SOURCES.values() if source.holds(label))
     place = source.locate(label)
-    options = {"revision": revision, "local_files_only": source.local or not _hub_answers(), "trust_remote_code": False}
+    options = {"revision": revision, "local_files_only": source.local or not hub_answers(), "trust_remote_code": False}
+    given = {"attn_implementation": attn_implementation, "quantization_config": quantization_config}
+    loading = {"dtype": dtype} | {key: value for key, value in given.items() if value is not None} | hf_kwargs
     with nothing_installed():
-        tokenizer, hf_model = _from_transformers(label, place, options, {"dtype": dtype} | hf_kwargs)
-    return HookedModel.from_hf(hf_model.to(device), tokenizer, label, revision or "")
+        tokenizer, hf_model = _from_transformers(
+            label, place, options, loading, device if device_map is None else device_map
+        )
+    if label in MODELS:  # a folder that an earlier version made does not say it
+        hf_model.config.dequantised_from = MODELS[label].quantised
+    known_as = Path(label).stem if label.lower().endswith(".gguf") else label
+    model = HookedModel.from_hf(hf_model, tokenizer, known_as, revision or "")
+    model.quantised = quantised_as(hf_model)  # of a multimodal model the outer configuration says it
+    if attn_implementation not in (None, "eager"):
+        _ask_for_attention(model, attn_implementation)
+    return model
 
 
-def _from_transformers(label: str, place: str, options: dict[str, Any], loading: dict[str, Any]) -> tuple[Any, Any]:
-    """Tokenizer and model, whose weights are all from the file."""
+def _ask_for_attention(model: HookedModel, implementation: str) -> None:
+    """Give a wrapped model its implementation of attention back, for which TransformerLens always puts "eager".
+
+    Warns where it has no effect, as a pass through the first block shows: TransformerLens computes the attention of
+    most architectures itself.
+    """
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    used, attend = [], ALL_ATTENTION_FUNCTIONS[implementation]
+
+    def noting(*args: Any, **options: Any) -> Any:
+        used.append(True)
+        return attend(*args, **options)
+
+    model.hf_model.set_attn_implementation(implementation)
+    ALL_ATTENTION_FUNCTIONS[implementation] = noting
+    try:
+        model.forward([0, 0], stop_after=0)
+    finally:
+        ALL_ATTENTION_FUNCTIONS[implementation] = attend
+    if not used:
+        model.hf_model.set_attn_implementation("eager")
+        warnings.warn(
+            f"attn_implementation={implementation!r} has no effect on {model.name}: TransformerLens computes the "
+            f"attention of this architecture itself, so that its patterns can be hooked",
+            stacklevel=3,
+        )
+
+
+def _from_transformers(
+    label: str, place: str, options: dict[str, Any], loading: dict[str, Any], where: Any
+) -> tuple[Any, Any]:
+    """Tokenizer and model, whose weights are all from the file, on a device or spread by a map of devices."""
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
     options = options | {key: loading[key] for key in ("trust_remote_code", "token", "subfolder") if key in loading}
+    packed = ""
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, **options)
         config = loading.get("config") or AutoConfig.from_pretrained(place, **options)
+        packed = quantisation(loading.get("quantization_config") or config)
         auto: Any = AutoModelForImageTextToText if has_text_model(config) else AutoModelForCausalLM
+        if one := where if isinstance(where, torch.device) else None:
+            needed = 0 if loading.get("quantization_config") else bytes_needed(place, config, loading["dtype"])
+            require_room(label, needed, loading["dtype"], one)
+            placing = {"device_map": {"": one}} if packed else {}  # packed weights cannot be moved afterwards
+        else:
+            placing = {"device_map": where, "offload_folder": (folder := TemporaryDirectory(prefix="emolens-")).name}
         report = {"use_safetensors": True, "output_loading_info": True}
-        hf_model, info = auto.from_pretrained(place, **options | loading | report)
+        hf_model, info = auto.from_pretrained(place, **options | placing | loading | report)
     except (SafetensorError, pickle.UnpicklingError) as error:
         raise ValueError(f"the weights of {label!r} are damaged or cut short ({error}): copy them again") from error
+    except ImportError as error:
+        what = f"is quantised ({packed}) and needs" if packed else "needs"
+        raise ImportError(f"{label!r} {what} a package that is not installed here: {_first_line(error)}") from error
     except (OSError, ValueError, KeyError) as error:
-        if _is_pickled(place, str(error)):
-            raise ValueError(f"the weights of {label!r} are pickled: {_no_pickle(label)}") from error
-        if "trust_remote_code" in str(error):
-            raise ValueError(f"{label!r} comes with code of its own, which is not run: {_first_line(error)}") from error
-        raise ValueError(
-            f"no model {label!r}{did_you_mean(label, known_models())}: give one of {', '.join(known_models())}, "
-            f"a local folder, a .gguf file or a Hugging Face name that can be reached from here. "
-            f"({_first_line(error)})"
-        ) from error
+        raise ValueError(_what_failed(label, place, packed, error)) from error
+    except RuntimeError as error:
+        if not packed:
+            raise
+        raise ValueError(_what_failed(label, place, packed, error)) from error
     _require_all_weights(label, info)
-    return tokenizer, hf_model
+    if one is None:
+        require_one_kind(label, getattr(hf_model, "hf_device_map", {}))
+        hf_model.offloaded_to = folder  # deleted with the model
+    return tokenizer, hf_model if packed or one is None else hf_model.to(one)
+
+
+def _what_failed(label: str, place: str, packed: str, error: Exception) -> str:
+    """What transformers complains of, in terms of what was asked for."""
+    if _is_pickled(place, str(error)):
+        return f"the weights of {label!r} are pickled: {_no_pickle(label)}"
+    if "trust_remote_code" in str(error):
+        return f"{label!r} comes with code of its own, which is not run: {_first_line(error)}"
+    if packed and not isinstance(error, OSError):
+        return f"{label!r} is quantised ({packed}), and transformers cannot load that here: {_first_line(error)}"
+    return (
+        f"no model {label!r}{did_you_mean(label, known_models())}: give one of {', '.join(known_models())}, "
+        f"a local folder, a .gguf file or a Hugging Face name that can be reached from here. "
+        f"({_first_line(error)})"
+    )
 
 
 def _first_line(error: Exception) -> str:

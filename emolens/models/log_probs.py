@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from emolens.errors import TooLongError
+from emolens.models import support
 from emolens.models.batching import Pass, pad, plan
 from emolens.models.hooked import Columns, Hooked, Runner
 from emolens.models.texts import Encoding, Text, gate, is_chat
@@ -37,12 +38,13 @@ class SharedPrompt:
         self.model, self.encoding, self.anywhere = model, encoding, anywhere
         self.prompt, self.made_under = prompt or len(encoding.ids), list(model.steering)
         self.cache: Any = None
-        if model.hf_model is not None and len(encoding.ids) > 1:
+        if model.hf_model is not None and len(encoding.ids) > 1 and support.works(model, "shared prompt"):
             *ids, _ = encoding.ids
             now = self._pass(1, 0, fills_cache=True)
             with torch.no_grad(), model.passes(now):
                 ids_ = torch.tensor([ids], device=model.device)
-                self.cache = model.hf_model(ids_, use_cache=True, logits_to_keep=1).past_key_values
+                cache = model.hf_model(ids_, use_cache=True, logits_to_keep=1).past_key_values
+            self.cache = cache if _is_plain(cache, model.n_layers) else None
 
     def _pass(self, rows: int, start: int, **options: Any) -> Pass:
         return Pass((0,) * rows, (self.prompt,) * rows, (self.encoding.turns,) * rows, start=start, **options)
@@ -71,7 +73,7 @@ class SharedPrompt:
         model, inputs = self.model, [self.input(tokens) for tokens in continuations]
         distinct = list(dict.fromkeys(inputs))
         at_once = [[number] for number in range(len(distinct))]
-        if model.rows == 1:
+        if model.rows == 1 and len(distinct) > 1 and support.works(model, "several rows"):
             at_once = plan([len(tokens) for tokens in distinct])
         out: dict[tuple[int, ...], Tensor] = {}
         with model.stopping(model.n_layers - 1) as run:
@@ -116,6 +118,13 @@ class SharedPrompt:
         batch = pad(rows, "right", model.pad_token_id).to(model.device)
         cache = self.cache_for(len(rows), max(len(rows), model.rows))
         return run(batch, self._pass(len(rows), len(before), length=length), cache)
+
+
+def _is_plain(cache: Any, blocks: int) -> bool:
+    """Whether a cache holds keys and values for every block, and nothing else."""
+    layers = getattr(cache, "layers", ())
+    parts = [getattr(layer, part, None) for layer in layers for part in ("keys", "values")]
+    return len(layers) == blocks and all(isinstance(part, Tensor) and part.ndim == 4 for part in parts)
 
 
 def _widened(layer: Any, rows: int) -> Any:
@@ -181,6 +190,7 @@ def log_probs(
         torch.Size([1, 2])
     """
     tokens = _continuations(model, prompt, continuations)
+    support.require(model, "log-probabilities")
     shared = prompt if isinstance(prompt, SharedPrompt) else SharedPrompt(model, model.encode(prompt))
     longest = len(shared.encoding.ids) + max(map(len, tokens))
     if longest > model.n_ctx:
@@ -238,9 +248,11 @@ def gradients(
         (torch.Size([1]), torch.Size([1, 32]))
     """
     model.require_one_row("gradients, which scores many continuations at once,")
+    support.require(model, "gradients")
     layers = [layer] if isinstance(layer, int) else list(layer)
     found, slope = torch.empty(len(continuations)), torch.empty(len(continuations), len(layers), model.d_model)
-    for numbers in plan([len(tokens) for tokens in continuations], GRADIENT_TOKENS):
+    budget = GRADIENT_TOKENS if len(continuations) < 2 or support.works(model, "several rows") else 1
+    for numbers in plan([len(tokens) for tokens in continuations], budget):
         tokens = [continuations[number] for number in numbers]
         added = torch.zeros(len(tokens), len(layers), model.d_model, device=model.device, requires_grad=True)
 
@@ -248,8 +260,8 @@ def gradients(
         hooks = [((block, "resid_post"), adding(model, added[:, row, None], reply)) for row, block in enumerate(layers)]
         with model.stopping(model.n_layers - 1, hooks, grad=True) as run:
             resid = prompt.after(run, [prompt.input(ids) for ids in tokens])
-        rows = torch.tensor([row for row, ids in enumerate(tokens) for _ in ids], device=model.device)
-        places = torch.tensor([place for ids in tokens for place in range(len(ids))], device=model.device)
+        rows = torch.tensor([row for row, ids in enumerate(tokens) for _ in ids], device=resid.device)
+        places = torch.tensor([place for ids in tokens for place in range(len(ids))], device=resid.device)
         value, outer = _gradient_of_last(model, resid[rows, places], torch.tensor([i for ids in tokens for i in ids]))
         (inner,) = torch.autograd.grad(resid[rows, places], added, outer)
         length = torch.tensor([len(ids) for ids in tokens])
@@ -273,8 +285,9 @@ def adding(
     def act(x: Tensor, hook: Any) -> Tensor:
         _, column = columns.next(x.shape[1])
         rank = torch.arange(column, column + x.shape[1], device=x.device)
-        inside = (spans[..., :1] <= rank) & (rank < spans[..., 1:])
-        return x + torch.einsum("tkd,tkp->tpd", added, inside.to(added.dtype)).to(x.dtype)
+        own, here = added.to(x.device), spans.to(x.device)
+        inside = (here[..., :1] <= rank) & (rank < here[..., 1:])
+        return x + torch.einsum("tkd,tkp->tpd", own, inside.to(own.dtype)).to(x.dtype)
 
     return act
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from emolens.models.checks import CAPABILITIES
 from emolens.models.generation import write
 from emolens.models.hooked import Hooked
 from emolens.models.texts import Text
@@ -18,6 +19,8 @@ class HookedModel(Hooked):
         >>> model
         HookedModel(tiny-llama: 4 blocks, d_model 32, torch.float32, TransformerBridge)
     """
+
+    capabilities = CAPABILITIES
 
     def generate(
         self,

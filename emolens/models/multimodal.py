@@ -38,8 +38,11 @@ def text_model(hf_model: Any) -> Any:
         return hf_model
     setattr(text, prefix, bases[0])
     text.set_output_embeddings(head)
-    if any(tensor.is_meta for tensor in (*text.parameters(), *text.buffers())):
+    offloaded = {id(w) for part in text.modules() if hasattr(part, "_hf_hook") for w in part._parameters.values()}
+    if any(tensor.is_meta and id(tensor) not in offloaded for tensor in (*text.parameters(), *text.buffers())):
         return hf_model  # a part of it stands elsewhere
+    if hasattr(hf_model, "hf_device_map"):
+        text.hf_device_map = hf_model.hf_device_map
     text.generation_config = getattr(hf_model, "generation_config", text.generation_config)
     return text.train(hf_model.training)
 

@@ -7,6 +7,7 @@ for print in grey. Without `ax` a function makes a figure of its own.
 from emolens.plots.circuits import circuitsvis_attention, circuitsvis_view
 from emolens.plots.doses import dose_response, effect_dots, patch_map, scatter
 from emolens.plots.heatmap import HTML, conversation, heatmap
+from emolens.plots.ladder import size_ladder
 from emolens.plots.layers import effect_by_layer, layer_sweep, reliability
 from emolens.plots.maps import emotion_map, interactive_map
 from emolens.plots.matrices import score_matrix, similarity_matrix
@@ -41,6 +42,7 @@ __all__ = [
     "score_matrix",
     "shift_dots",
     "similarity_matrix",
+    "size_ladder",
     "slope_scatter",
     "slopes_by_layer",
     "token_curves",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from emolens.models.texts import Encoding, Text, gate, one_text
-from emolens.vectors.derive import READ_FROM_RANK, SHORT
+from emolens.vectors.story_means import READ_FROM_RANK, SHORT
 
 log = logging.getLogger(__name__)
 

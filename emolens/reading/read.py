@@ -13,8 +13,8 @@ from emolens.errors import did_you_mean
 from emolens.models.batching import plan, whole
 from emolens.models.model import HookedModel
 from emolens.models.texts import Encoding, Text
-from emolens.vectors.derive import document_start
 from emolens.vectors.emotion_vectors import EmotionVectors, check_method, unit
+from emolens.vectors.story_means import document_start
 
 PLACES = ("tokens", "last", "turn", "document")
 CENTRES = ("stories", "neutral", "set")

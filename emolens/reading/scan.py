@@ -5,8 +5,9 @@ import json
 import logging
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from emolens.engines.engine import Engine, Step, each
 from emolens.errors import did_you_mean
 from emolens.files import check_place
 from emolens.models.batching import pad, plan, ranks, whole
@@ -23,30 +25,38 @@ from emolens.models.model import HookedModel
 from emolens.reading.document_stream import Piece, Source, Window, split
 from emolens.reading.document_stream import documents as documents
 from emolens.reading.scan_result import Hit as Hit
-from emolens.reading.scan_result import Scan, merge
-from emolens.vectors.derive import READ_FROM_RANK
+from emolens.reading.scan_result import Scan, join, merge
 from emolens.vectors.emotion_vectors import EmotionVectors, check_method, unit
+from emolens.vectors.story_means import READ_FROM_RANK
 
 log = logging.getLogger(__name__)
 
 SAVE_SECONDS = 30
+AHEAD = 256  # windows that are read and given to an engine at a time
 PLACES = ("tokens", "document")
 CENTRES = ("stories", "neutral")
 
 
 class _Projector:
-    """Scores activations as `read.score` does, on the device of the model."""
+    """Scores activations as `read.score` does, on their device."""
 
     def __init__(self, vectors: EmotionVectors, layer: int, method: str, centre: str, device: torch.device) -> None:
-        vectors = vectors.at(layer)
+        self.layer, self.method, self.named, self.whitened = layer, method, centre, method == "whitened"
+        at = vectors.at(layer)  # what goes to an actor carries no stories along
+        self.given = at.with_noise() if self.whitened else replace(at, noise_source=None)
+        self._move(self.given, device)
+
+    def _move(self, vectors: EmotionVectors, device: torch.device) -> None:
         tensors = {f.name: getattr(vectors, f.name) for f in fields(vectors)}
         moved: dict[str, Any] = {name: value.to(device) for name, value in tensors.items() if isinstance(value, Tensor)}
-        self.vectors, self.layer, self.whitened = replace(vectors, **moved), layer, method == "whitened"
-        self.centre = (self.vectors.centre_stories if centre == "stories" else self.vectors.centre_neutral)[0]
-        directions = self.vectors.vectors(layer, method)
+        self.vectors = replace(vectors, **moved)
+        self.centre = (self.vectors.centre_stories if self.named == "stories" else self.vectors.centre_neutral)[0]
+        directions = self.vectors.vectors(self.layer, self.method)
         self.matrix = (directions if self.whitened else unit(directions)).T.contiguous()
 
     def __call__(self, x: Float[Tensor, "item d_model"]) -> Float[Tensor, "item emotion"]:
+        if x.device != self.matrix.device:  # the block that is read may be on another device than the tokens
+            self._move(self.vectors, x.device)
         y = x.float() - self.centre
         if self.whitened:
             return y @ self.matrix / self.vectors.whitened_norm(y, self.layer).clamp(min=1e-12)[:, None]
@@ -68,7 +78,7 @@ def _run(
     scored = torch.empty(0)
 
     def hook(resid: Tensor, hook: Any) -> None:
-        first, second = reduce(resid.detach(), scored)
+        first, second = reduce(resid.detach(), scored.to(resid.device))
         parts.append((first.cpu(), second.cpu()))
 
     # The hooks are installed anew for each window, so that a generator of documents may use the model as well.
@@ -205,6 +215,7 @@ def scan(
     *,
     k: int = 20,
     path: str | Path | None = None,
+    engine: Engine | None = None,
     progress: bool = True,
     **scanning: Any,
 ) -> Scan:
@@ -221,6 +232,8 @@ def scan(
         path: file that keeps what is done, written every half minute and when the scan ends or is
             interrupted. The same call with the same documents goes on from there; with further ones behind
             them it scans those. Under steering or hooks of your own it is neither read nor written, with a warning.
+        engine: who scores them: this process, or `el.engines.Ray(...)`, to which 256 times as many documents are given
+            at a time. The result is the same, and so is the state in `path`: either goes on with it.
         scanning: of `Scanning`: layer, method, centre, at, overlap, context, token_budget.
 
     Raises:
@@ -249,27 +262,66 @@ def scan(
     fingerprint = model.take_fingerprint()
     about = {"model": model.name, "fingerprint": fingerprint, "dtype": str(model.dtype).removeprefix("torch.")}
     done = Scan(about | {"vectors": _digest(project.vectors)} | options, {name: () for name in vectors.emotions})
-    source = Source(documents)
+    source, empty = Source(documents), done
     if path is not None and check_place(path).exists():
         done = _go_on(path, done)
         source.skip(done.documents, done.digest, path)
     saved = time.monotonic()
     with tqdm(unit="token", unit_scale=True, desc="scanning", initial=done.tokens, disable=not progress) as bar:
         try:
-            while True:
-                started = time.perf_counter()
-                if (window := source.window()) is None:
-                    return done
-                digest = source.digest.hexdigest()
-                more = _add(done, window, model, project, bar.update)
-                done = replace(more, digest=digest, seconds=done.seconds + time.perf_counter() - started)
+            started = time.perf_counter()
+            for add in _additions(model, project, empty, source, engine, bar.update):
+                more = add(done)
+                now = time.perf_counter()
+                done, started = replace(more, seconds=done.seconds + now - started), now
                 bar.set_postfix(documents=f"{done.documents:,}", refresh=False)
                 if path is not None and time.monotonic() - saved > SAVE_SECONDS:
                     _save(done, path)
                     saved = time.monotonic()
+            return done
         finally:
             if path is not None:
                 _save(done, path)
+
+
+def _additions(
+    model: HookedModel, project: _Projector, empty: Scan, source: Source, engine: Engine | None, advance: Any
+) -> Iterator[Callable[[Scan], Scan]]:
+    """What adds each window to a scan, in the order of the windows."""
+    if engine is None:
+        while (window := source.window()) is not None:
+            digest = source.digest.hexdigest()
+            yield lambda done, w=window, d=digest: replace(_add(done, w, model, project, advance), digest=d)
+        return
+    error: Exception | None = None
+    while error is None:
+        windows: dict[str, tuple[Window, str]] = {}
+        try:
+            while len(windows) < AHEAD and (window := source.window()) is not None:
+                name = f"documents {source.taken - window.taken} to {source.taken - 1}"
+                windows[name] = window, source.digest.hexdigest()
+        except Exception as found:  # in a document: those before it are scanned first
+            error = found
+        if not windows:
+            break
+        waiting, ready = list(windows), {}
+        start = partial(_scanner, vectors=project.given, empty=empty)
+        for name, part in each(engine, model, start, {name: window for name, (window, _) in windows.items()}):
+            ready[name] = part
+            advance(part.tokens)
+            while waiting and waiting[0] in ready:
+                name = waiting.pop(0)
+                part, digest = ready.pop(name), windows[name][1]
+                yield lambda done, part=part, digest=digest: join(done, part, digest)
+    if error is not None:
+        raise error
+
+
+def _scanner(model: HookedModel, vectors: EmotionVectors, empty: Scan) -> Step:
+    """Scans one window by itself."""
+    options = empty.settings
+    project = _Projector(vectors, options["layer"], options["method"], options["centre"], model.device)
+    return lambda window: _add(empty, window, model, project, lambda tokens: None)
 
 
 def _save(done: Scan, path: str | Path) -> None:

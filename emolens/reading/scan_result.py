@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +139,27 @@ def _passage(tokens: Tokens, rank: int) -> tuple[str, tuple[int, int]]:
     return tokens.text[start:end], (0 if rank < 0 else end - start, end - start)
 
 
+def join(done: Scan, part: Scan, digest: str) -> Scan:
+    """`done` and the scan of the documents that come next, `digest` being that of all of them.
+
+    Which scans are joined first makes no difference: hits go by score and, among equals, by document.
+
+    Example:
+        >>> one = Scan({"k": 1}, {"calm": (Hit(0.2, 0, None, "a", (0, 1), 0),)}, documents=1)
+        >>> two = Scan({"k": 1}, {"calm": (Hit(0.4, 1, None, "b", (0, 1), 0),)}, documents=1)
+        >>> both = join(one, two, "of both")
+        >>> both.documents, [hit.text for hit in both.top("calm")]
+        (2, ['b'])
+    """
+    counts = {name: getattr(done, name) + getattr(part, name) for name in ("documents", "tokens", "split", "skipped")}
+    hits = {emotion: _strongest([*old, *part.hits[emotion]], done.settings["k"]) for emotion, old in done.hits.items()}
+    return replace(done, hits=hits, digest=digest, **counts)
+
+
+def _strongest(hits: list[Hit], k: int) -> tuple[Hit, ...]:
+    return tuple(sorted(hits, key=lambda hit: (-hit.score, hit.document))[:k])
+
+
 def merge(
     hits: dict[str, tuple[Hit, ...]],
     scores: Float[Tensor, "document emotion"],
@@ -168,5 +189,5 @@ def merge(
             rank = int(where[row, column])
             passage, span = _passage(tokens[row], rank)
             new.append(Hit(value, window.numbers[row], window.names[row], passage, span, rank if rank >= 0 else None))
-        out[emotion] = tuple(sorted([*old, *new], key=lambda hit: (-hit.score, hit.document))[:k]) if new else old
+        out[emotion] = _strongest([*old, *new], k) if new else old
     return out

@@ -15,8 +15,8 @@ from emolens.models.log_probs import log_probs, token_ids
 from emolens.models.model import HookedModel
 from emolens.models.texts import Text, is_chat
 from emolens.reading.read import score
-from emolens.vectors.derive import document_start
 from emolens.vectors.emotion_vectors import EmotionVectors
+from emolens.vectors.story_means import document_start
 
 Measure = Callable[[HookedModel, Any], Float[Tensor, "row"]]
 

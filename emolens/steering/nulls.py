@@ -13,10 +13,9 @@ from emolens.corpus.stories import Corpus
 from emolens.models.model import HookedModel
 from emolens.stats import BY_RANK, LEVEL, Verdict, family_p, null_columns, outside_draws
 from emolens.steering.steer import default_layer
-from emolens.vectors.derive import pool_stories
 from emolens.vectors.direction import Direction, unit
 from emolens.vectors.emotion_vectors import EmotionVectors
-from emolens.vectors.refit import refit, stories_of
+from emolens.vectors.refit import refit, stories_of, stories_pooled_for
 from emolens.vectors.shuffled_refits import shuffled_refits
 
 FEWEST = 10  # draws of each kind, below which nothing is said of where one more would lie
@@ -156,7 +155,7 @@ def shuffled(
     (True, True)
     """
     corpus = stories_of(vectors, corpus)
-    options.setdefault("pooled", pool_stories(model, corpus, progress=False))
+    options.setdefault("pooled", stories_pooled_for(model, vectors, corpus))
     groups: dict[tuple[str, str], list[int]] = {}
     for number, story in enumerate(corpus):
         groups.setdefault((story.register, story.topic), []).append(number)
@@ -197,7 +196,7 @@ def null_directions(
         families["random"].append([replace(null, name=like.name) for null, like in zip(drawn, directions, strict=True)])
     if all(direction.terms for direction in directions):
         corpus = stories_of(vectors, corpus)
-        pooled = pool_stories(model, corpus, progress=False)
+        pooled = stories_pooled_for(model, vectors, corpus)
         refits = shuffled_refits(model, vectors, draws, seed, corpus, pooled)
         weights = torch.zeros(len(directions), len(vectors.emotions))
         for row, direction in enumerate(directions):

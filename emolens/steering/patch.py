@@ -11,6 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from emolens.errors import did_you_mean
+from emolens.models import support
+from emolens.models.checks import head_outputs, normed_after
 from emolens.models.hooked import Columns, Layer, Layers
 from emolens.models.model import HookedModel
 from emolens.models.texts import Text
@@ -175,6 +177,8 @@ def patch(
         raise ValueError(f"site={site!r} is none of {', '.join(SITES)}{did_you_mean(site, SITES)}")
     chosen = model.check_layers(range(model.n_layers) if layers is None else layers)
     ids, _ = _pair(model, source, target)
+    if site != "resid_post":
+        support.require(model, f"patch {site}")
     whole = _changes(model, measures, source, target)
     cache = model.run_with_cache([ids], chosen, [SITES[site]])
     tokens, rows = model.token_strings(model.encode(target)), []
@@ -267,28 +271,20 @@ def attribute(
     """
     vectors.check_model(model)
     layer = vectors.default_layer if layer is None else model.check_layer(layer)
+    support.require(model, "attribute")
+    factor = support.residual_factor(model)  # of all that is added
     u = vectors[emotion, layer] / vectors.residual_norm[vectors.layers.index(layer)]
     sites = ["attn_out", "mlp_out", SITES["head"]]
     embedded = model.run_with_cache([model.encode(text).ids], [0], ["resid_pre"])["resid_pre", 0]
     cache = model.run_with_cache([model.encode(text).ids], range(layer + 1), sites)
     rows: list[list[Any]] = [["embedding", None, None, float(embedded[0, -1].float().cpu() @ u)]]
     for block in range(layer + 1):
-        written = cache["attn_out", block][0, -1].float().cpu()
+        written = factor * cache["attn_out", block][0, -1].float().cpu()
         rows.append(["attention", block, None, float(written @ u)])
-        rows.append(["mlp", block, None, float(cache["mlp_out", block][0, -1].float().cpu() @ u)])
-        heads = _head_outputs(model, cache[model.hook_name(block, SITES["head"])][0, -1].float(), block)
+        rows.append(["mlp", block, None, factor * float(cache["mlp_out", block][0, -1].float().cpu() @ u)])
+        heads = head_outputs(model, cache[model.hook_name(block, SITES["head"])][0, -1].float(), block)
         whole = heads.sum(dim=0)
         # A norm after the attention (Gemma) scales each dimension of all heads alike.
-        scale = torch.where(whole.abs() > 1e-12, written / whole, 0) if _normed_after(model, block) else 1.0
+        scale = torch.where(whole.abs() > 1e-12, written / whole, 0) if normed_after(model, block) else factor
         rows += [["head", block, head, float(x @ u)] for head, x in enumerate(heads * scale)]
     return pd.DataFrame(rows, columns=["kind", "layer", "head", "contribution"])
-
-
-def _normed_after(model: HookedModel, block: int) -> bool:
-    return model.hook_name(block, "ln1_post.hook_out") in model.bridge.hook_dict
-
-
-def _head_outputs(model: HookedModel, z: Float[Tensor, "head d_head"], block: int) -> Float[Tensor, "head d_model"]:
-    """What each head adds before a norm and without the bias."""
-    weight = model.bridge.blocks[block].attn.W_O.detach().float().cpu()
-    return torch.einsum("hd,hdm->hm", z.cpu(), weight.view(*z.shape, -1))

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from emolens.errors import did_you_mean, finite_number
+from emolens.models import support
 from emolens.models.batching import Pass, per_text
 from emolens.models.conversations import PLAIN_ROLES
 from emolens.models.hooked import Columns, HookFn, Layers
@@ -175,6 +176,7 @@ def steer(
 
 @contextmanager
 def _steered(model: HookedModel, steering: Steering) -> Iterator[Steering]:
+    support.require(model, "steer")
     model.steering.append(steering)
     try:
         hooks = [((layer, "resid_post"), in_one_thread(_hook(model, steering, layer))) for layer in steering.layers]
@@ -234,6 +236,7 @@ def _plan(model: HookedModel, direction: Any, strength: Any, layers: Any, where:
                 check_finite(numbers.to(model.dtype), f"what {each.name!r} at strength {much!r} gives in {model.dtype}")
     names = tuple("unsteered" if each is None else each.name for each in rows)
     name = getattr(operator, "__name__", type(operator).__name__) if operator else mode
+    where = where.cpu() if isinstance(where, Tensor) else where  # as the ranks are that it is compared with
     return Steering(names, chosen, values, target, where, name, operator)
 
 

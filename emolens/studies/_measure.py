@@ -30,6 +30,7 @@ def measure(name: str, model: HookedModel, vectors: EmotionVectors, folder: Path
         print(f"{name}: not on this model. {reason}", file=sys.stderr)
         return None
     took = {"size": size, "minutes": round((time.monotonic() - began) / 60, 1), "threads": torch.get_num_threads()}
+    took["parameters"] = sum(weight.numel() for weight in model.bridge.parameters())
     path = save_results(place(name, model, folder), vectors.stamp | took, results)
     print(*(f"{name}, {key}: {result.headline()}" for key, result in results.items()), sep="\n", file=sys.stderr)
     return path

@@ -16,6 +16,7 @@ from torch import Tensor
 from emolens.errors import did_you_mean
 from emolens.files import data_path, write_atomic
 from emolens.models.model import HookedModel
+from emolens.models.placement import require_whole_weights
 from emolens.results import StudyResult
 
 FORMAT = "emolens-adapter-1"
@@ -63,7 +64,8 @@ def hugging_face_model(base: HookedModel) -> Any:
     """A fresh Hugging Face copy of a hooked model, with the same weights and dtype; the hooked one stays as it is.
 
     Raises:
-        ValueError: the model is TransformerLens's own implementation, so there is no Hugging Face model in it.
+        ValueError: the model is TransformerLens's own implementation, so there is no Hugging Face model in it; or its
+            weights are quantised or offloaded.
 
     >>> type(hugging_face_model(model)).__name__
     'LlamaForCausalLM'
@@ -73,6 +75,7 @@ def hugging_face_model(base: HookedModel) -> Any:
         raise ValueError(
             f"{base.name} is a HookedTransformer; fine-tuning needs TransformerLens 4, which wraps the model"
         )
+    require_whole_weights(wrapped, base.name, "post-training")
     # The bridge lists a module under its own names too, which the class does not know.
     weights = {name.replace(BLOCK, ""): value for name, value in wrapped.state_dict().items()}
     config = copy.deepcopy(wrapped.config)

@@ -167,7 +167,7 @@ def stamp_of(model: HookedModel) -> dict[str, Any]:
     """What a stamp says of a model.
 
     >>> sorted(stamp_of(model))
-    ['architecture', 'default_layer', 'dtype', 'fingerprint', 'model', 'revision']
+    ['architecture', 'default_layer', 'dtype', 'fingerprint', 'model', 'quantised', 'revision']
     """
     return {
         "model": model.name,
@@ -176,6 +176,7 @@ def stamp_of(model: HookedModel) -> dict[str, Any]:
         "architecture": getattr(model.bridge.cfg, "architecture", None) or model.name,
         "default_layer": model.default_layer,
         "dtype": str(model.dtype).removeprefix("torch."),
+        "quantised": model.quantised,
     }
 
 

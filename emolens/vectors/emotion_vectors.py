@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, overload
@@ -27,10 +27,13 @@ from emolens.vectors.direction import (
     position_of,
     unit,
 )
+from emolens.vectors.whitening import stack_noise
 
 METHODS = ("raw", "denoised", "whitened")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)  # that vectors are stored in
-FORMAT = "emolens-vectors-1"
+FORMAT = "emolens-vectors-2"
+FORMATS = ("emolens-vectors-1", FORMAT)  # that are read; in the first, every layer has its noise
+NO_TENSORS = {"emotions", "layers", "stamp", "noise_layers", "noise_source"}
 
 
 def check_method(method: str) -> str:
@@ -64,13 +67,17 @@ class EmotionVectors:
             own whitened norm, is the cosine after whitening both with `W = (S + a tr(S)/d)^(-1/2)`.
         neutral_basis: orthonormal principal components of neutral dialogues that explain half of their
             variance; rows of zeros fill up layers that have fewer.
-        noise_basis, noise_scale: eigenvectors of the story noise S and what W multiplies them by; the last
-            scale is that of every direction outside the basis.
+        noise_basis, noise_scale: rows b and scales s, the last one t, of the layers in `noise_layers`, with
+            `|W x|^2 = sum (s^2 - t^2) (b x)^2 + t^2 |x|^2`: a triangular factor (see `whitening`), or, made compact,
+            eigenvectors of S.
         centre_stories, centre_neutral: mean activation of the packaged stories and of neutral dialogues.
         residual_norm: mean norm of the residual stream over the stories, the unit of steering strength.
         reliability: cosine of each vector between two halves of the topics, for raw, denoised, whitened.
         reliability_null: 2.5 and 97.5 % quantiles of the same cosine between vectors of different emotions.
         stamp: model, fingerprint, dtype, corpus hash, recipe, choices made on the stories, versions.
+        noise_layers: the layers whose noise is held; of a large model those around the chosen block and the default
+            one. None stands for all.
+        noise_source: gives the noise of another layer, from the pooled stories; it is not saved.
     """
 
     emotions: tuple[str, ...]
@@ -78,14 +85,22 @@ class EmotionVectors:
     raw: Float[Tensor, "emotion layer d_model"]
     whitened: Float[Tensor, "emotion layer d_model"]
     neutral_basis: Float[Tensor, "layer component d_model"]
-    noise_basis: Float[Tensor, "layer noise d_model"]
-    noise_scale: Float[Tensor, "layer scale"]
+    noise_basis: Float[Tensor, "kept noise d_model"]
+    noise_scale: Float[Tensor, "kept scale"]
     centre_stories: Float[Tensor, "layer d_model"]
     centre_neutral: Float[Tensor, "layer d_model"]
     residual_norm: Float[Tensor, "layer"]
     reliability: Float[Tensor, "method emotion layer"]
     reliability_null: Float[Tensor, "method bound layer"]
     stamp: dict[str, Any]
+    noise_layers: tuple[int, ...] | None = None
+    noise_source: Callable[[int], tuple[Tensor, Tensor]] | None = None
+
+    def __post_init__(self) -> None:
+        if self.noise_layers is None:
+            object.__setattr__(self, "noise_layers", self.layers)
+        if len(self.noise_layers or ()) != len(self.noise_basis):
+            raise ValueError(f"there is noise of {len(self.noise_basis)} layers, not of {self.noise_layers}")
 
     def __repr__(self) -> str:
         span = f"{self.layers[0]} to {self.layers[-1]}" if len(self.layers) > 1 else str(self.layers[0])
@@ -161,15 +176,16 @@ class EmotionVectors:
         rows = [position_of(self.layers, layer) for layer in layers]
         if not rows or len(set(rows)) < len(rows):
             raise ValueError(f"at{layers}: name each layer once, and at least one")
-        per_layer = {
-            f.name: getattr(self, f.name)[rows]
-            for f in fields(self)
-            if f.name.startswith(("neutral_", "noise_", "centre_", "residual_"))
-        }
+        names = ("neutral_basis", "centre_stories", "centre_neutral", "residual_norm")
+        per_layer = {name: getattr(self, name)[rows] for name in names}
+        held = self._noise_layers
+        noisy = [held.index(self.layers[row]) for row in rows if self.layers[row] in held]
+        per_layer |= {name: getattr(self, name)[noisy] for name in ("noise_basis", "noise_scale")}
         per_emotion = {name: getattr(self, name)[:, rows] for name in ("raw", "whitened")}
         halves = {name: getattr(self, name)[:, :, rows] for name in ("reliability", "reliability_null")}
         chosen = tuple(self.layers[row] for row in rows)
-        return replace(self, layers=chosen, **per_layer, **per_emotion, **halves)
+        kept = tuple(held[place] for place in noisy)
+        return replace(self, layers=chosen, noise_layers=kept, **per_layer, **per_emotion, **halves)
 
     def _denoise(self, x: Float[Tensor, "... layer d_model"]) -> Tensor:
         inside = torch.einsum("...ld,lcd->...lc", x, self.neutral_basis)
@@ -199,31 +215,80 @@ class EmotionVectors:
     def whitened_norm(self, x: Float[Tensor, "... d_model"], layer: Layer) -> Float[Tensor, "..."]:
         """Norm of centred activations after whitening, `|W x|`.
 
+        Raises:
+            ValueError: a layer whose noise is not held and can't be computed here; says where it is and how to get it.
+
         >>> shipped.whitened_norm(torch.ones(3, 576), 20).shape
         torch.Size([3])
         """
-        row = position_of(self.layers, layer)
-        squares, rest = self.noise_scale[row] ** 2, self.noise_scale[row, -1] ** 2
-        inside = (x @ self.noise_basis[row].T) ** 2
-        total = (inside * (squares[:-1] - rest)).sum(dim=-1) + rest * (x**2).sum(dim=-1)
+        rows, scale = (part.to(x.device) for part in self._noise(layer))
+        squares, rest = scale[:-1] ** 2, scale[-1] ** 2
+        total = ((x @ rows.T) ** 2 * (squares - rest)).sum(dim=-1) + rest * (x**2).sum(dim=-1)
         return total.clamp(min=0).sqrt()
+
+    @property
+    def _noise_layers(self) -> tuple[int, ...]:
+        return self.layers if self.noise_layers is None else self.noise_layers
+
+    def _noise(self, layer: Layer) -> tuple[Float[Tensor, "noise d_model"], Float[Tensor, "scale"]]:
+        """The noise of one layer, computed from the pooled stories where it is not held."""
+        layer = self.layers[position_of(self.layers, layer)]
+        if layer in self._noise_layers:
+            row = self._noise_layers.index(layer)
+            return self.noise_basis[row], self.noise_scale[row]
+        lacking = (
+            f"these vectors hold the noise of layers {', '.join(map(str, self._noise_layers)) or 'none'}, not that of "
+            f"{layer}, which whitening a text takes"
+        )
+        if self.noise_source is None:
+            raise ValueError(
+                f"{lacking}: get it with el.derive(model).at({layer}) or el.refit(model, vectors, [{layer}])"
+            )
+        try:
+            return self.noise_source(layer)
+        except OSError as error:
+            raise ValueError(
+                f"{lacking}, and the pooled stories that it is computed from are gone ({error}): pool them again with "
+                f"el.derive(model), or el.refit(model, vectors, [{layer}])"
+            ) from error
+
+    def with_noise(self) -> "EmotionVectors":
+        """The same, with the noise of every layer held: where many texts are whitened, or before saving for elsewhere.
+
+        Raises:
+            ValueError: as `whitened_norm`.
+
+        >>> shipped.at(18, 19).with_noise().noise_layers
+        (18, 19)
+        """
+        if self._noise_layers == self.layers:
+            return replace(self, noise_source=None)
+        rows, scale = stack_noise([self._noise(layer) for layer in self.layers], self.raw.shape[-1])
+        return replace(self, noise_basis=rows, noise_scale=scale, noise_layers=self.layers, noise_source=None)
 
     def compact(self, noise: int = 64) -> "EmotionVectors":
         """The same with only the `noise` strongest noise directions, the others scaled alike.
 
         The readout directions stay exact, only a text's own whitened norm becomes approximate.
 
+        Raises:
+            ValueError: as `whitened_norm`.
+
         >>> shipped.compact(8).noise_basis.shape
         torch.Size([5, 8, 576])
         """
-        noise = whole_number(noise, "noise", least=1)
-        squares = self.noise_scale[:, :-1] ** 2
-        order = squares.argsort(dim=1)  # the strongest noise is scaled down most
-        first, rest = order[:, :noise], order[:, noise:]
-        outside = squares.gather(1, rest).mean(dim=1, keepdim=True) if rest.shape[1] else self.noise_scale[:, -1:] ** 2
-        basis = self.noise_basis.gather(1, first[..., None].expand(-1, -1, self.noise_basis.shape[-1]))
-        scale = torch.cat([squares.gather(1, first), outside], dim=1).sqrt()
-        return replace(self, noise_basis=basis, noise_scale=scale)
+        noise, parts = whole_number(noise, "noise", least=1), []
+        for layer in self.layers:
+            rows, scale = (part.double() for part in self._noise(layer))
+            squares = scale**2
+            metric = rows.T * (squares[:-1] - squares[-1]) @ rows  # of W W, less what it is outside of the rows
+            values, vectors = torch.linalg.eigh(metric)  # the strongest noise is scaled down most
+            values = (values + squares[-1]).clamp(min=0)
+            first, rest = values[:noise], values[noise:]
+            outside = rest.mean() if len(rest) else squares[-1]
+            parts.append((vectors[:, :noise].T.float(), torch.cat([first, outside[None]]).sqrt().float()))
+        rows, scale = stack_noise(parts, self.raw.shape[-1])
+        return replace(self, noise_basis=rows, noise_scale=scale, noise_layers=self.layers, noise_source=None)
 
     # --- comparing ---------------------------------------------------------------------------------
 
@@ -349,7 +414,8 @@ class EmotionVectors:
                 largest = float(value.nan_to_num(0).abs().max()) if value.numel() else 0.0
                 scales[f.name] = 1.0 if dtype == torch.float32 else largest / 1000 or 1.0
                 tensors[f.name] = (value / scales[f.name]).to(dtype).contiguous()
-        header = json.dumps({"emotions": self.emotions, "layers": self.layers, "stamp": self.stamp, "scales": scales})
+        named = {name: getattr(self, name) for name in ("emotions", "layers", "noise_layers", "stamp")}
+        header = json.dumps(named | {"scales": scales})
         metadata = {"format": FORMAT, "header": header, "sha256": _checksum(header, tensors)}
         return write_atomic(path, save(tensors, metadata))
 
@@ -372,16 +438,18 @@ class EmotionVectors:
             raise
         except (OSError, SafetensorError) as error:
             raise ValueError(f"{path} is damaged or no safetensors file ({error}); derive or copy it again") from error
-        if metadata.get("format") != FORMAT:
+        if metadata.get("format") not in FORMATS:
             raise ValueError(f"{path} holds no emotion vectors (format {metadata.get('format')!r}, not {FORMAT!r})")
         if metadata.get("sha256") != _checksum(metadata.get("header", ""), tensors):
             raise ValueError(f"{path} is damaged: its checksum does not match; derive or copy it again")
-        if lacking := {f.name for f in fields(cls)} - {"emotions", "layers", "stamp"} - set(tensors):
+        if lacking := {f.name for f in fields(cls)} - NO_TENSORS - set(tensors):
             raise ValueError(f"{path} is of another version of emolens (no {min(lacking)}); derive the vectors again")
         header = json.loads(metadata["header"])
         values = {name: tensor.float() * header["scales"][name] for name, tensor in tensors.items()}
-        vectors = cls(tuple(header["emotions"]), tuple(header["layers"]), stamp=header["stamp"], **values)
+        noise_layers = tuple(header.get("noise_layers", header["layers"]))
+        named = {"stamp": header["stamp"], "noise_layers": noise_layers}
         try:
+            vectors = cls(tuple(header["emotions"]), tuple(header["layers"]), **named, **values)
             vectors.check()
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error

@@ -3,20 +3,23 @@
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from emolens.files import cache_dir, write_atomic
+from emolens.engines.engine import Engine, Step, each
+from emolens.files import cache_dir, file_system, is_url, write_atomic, write_url
 from emolens.models.batching import Batch, pad, plan, ranks
 from emolens.models.hooked import Layers
 from emolens.models.model import HookedModel
@@ -39,45 +42,102 @@ def _entries(rules: Sequence[Rule]) -> list[str]:
 class _Shard:
     """A shard on disk. It is hashed when it is opened, and again when the file is no longer the one that was hashed."""
 
-    path: Path
+    path: Path | str  # a URL is a string
     key: str
     rows: list[int]  # the texts it must hold; once it is whole, in the order of the file
     shapes: dict[str, tuple[int, int, int]]  # of its means
-    seen: tuple[int, ...] = ()
+    seen: tuple[Any, ...] = ()
 
-    def is_whole(self) -> bool:
-        """Whether it can be used: readable, of this key, with the right checksum, texts and shapes."""
+    def held(self) -> dict[str, Tensor] | None:
+        """All but the means; None unless it can be used: readable, of this key, with the right checksum and texts."""
         try:
             seen = self._state()
-            with safe_open(self.path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                held = {name: file.get_tensor(name) for name in sorted(file.keys())}
+            held, metadata = _contents(self.path)
         except (OSError, SafetensorError):
-            return False
+            return None
         shapes = {name: tuple(tensor.shape) for name, tensor in held.items() if name.startswith("mean.")}
         if (metadata.get("key"), metadata.get("sha256"), shapes) != (self.key, _checksum(held), self.shapes):
-            return False
+            return None
         rows = held["rows"].tolist()
         if sorted(rows) != sorted(self.rows):
-            return False
+            return None
         self.rows, self.seen = rows, seen
-        return True
+        return _without_means(held)
 
     def layer(self, entry: str, row: int) -> Tensor:
         """One layer of one rule. Raises ValueError where the file was damaged or exchanged since it was opened."""
         rows = list(self.rows)
-        if self._state() != self.seen and not (self.is_whole() and self.rows == rows):
+        if self._state() != self.seen and (self.held() is None or self.rows != rows):
             raise ValueError(f"{self.path} was changed while it was in use: pool the texts again")
+        if isinstance(self.path, str):
+            return _remote_layer(self.path, entry, row, self.shapes[entry])
         with safe_open(self.path, framework="pt") as file:
             return file.get_slice(entry)[row]
 
     def write(self, tensors: dict[str, Tensor]) -> None:
-        write_atomic(self.path, save(tensors, metadata={"key": self.key, "sha256": _checksum(tensors)}))
-        self.rows, self.seen = tensors["rows"].tolist(), self._state()
+        data = save(tensors, metadata={"key": self.key, "sha256": _checksum(tensors)})
+        if isinstance(self.path, str):
+            write_url(self.path, data)
+        else:
+            write_atomic(self.path, data)
+        self.written(tensors["rows"].tolist())
 
-    def _state(self) -> tuple[int, ...]:
+    def written(self, rows: list[int]) -> None:
+        """It is there now, with the texts in this order: this process or an actor has written it.
+
+        Raises:
+            FileNotFoundError: it can't be seen from here.
+        """
+        try:
+            self.rows, self.seen = rows, self._state()
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                error.errno,
+                "an actor has written this shard, and it is not to be seen from here: give `cache` a folder or a "
+                "bucket that all machines share",
+                str(self.path),
+            ) from error
+
+    def exists(self) -> bool:
+        if isinstance(self.path, str):
+            fs, path = file_system(self.path)
+            return fs.exists(path)
+        return self.path.exists()
+
+    def _state(self) -> tuple[Any, ...]:
+        if isinstance(self.path, str):
+            fs, path = file_system(self.path)
+            return (fs.ukey(path),)
         stat = self.path.stat()
         return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+def _contents(place: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Every tensor of a safetensors file, and its metadata."""
+    if isinstance(place, str):
+        fs, path = file_system(place)
+        data = fs.cat_file(path)
+        return load(data), _header(data).get("__metadata__", {})
+    with safe_open(place, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in sorted(file.keys())}, file.metadata() or {}
+
+
+def _header(data: bytes) -> dict[str, Any]:
+    return json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+
+
+def _remote_layer(url: str, entry: str, row: int, shape: tuple[int, int, int]) -> Tensor:
+    """`tensor[row]` of a float32 tensor, of which alone the bytes are fetched."""
+    fs, path = file_system(url)
+    size = 8 + int.from_bytes(fs.cat_file(path, 0, 8), "little")
+    begin = size + _header(fs.cat_file(path, 0, size))[entry]["data_offsets"][0]
+    length = 4 * shape[1] * shape[2]
+    data = fs.cat_file(path, begin + row * length, begin + (row + 1) * length)
+    return torch.frombuffer(bytearray(data), dtype=torch.float32).view(shape[1:])
+
+
+def _without_means(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensors[name] for name in ("norm_sum", "norm_count", "rows")}
 
 
 def _checksum(shard: dict[str, Tensor]) -> str:
@@ -156,10 +216,12 @@ class _Collector:
 
     def _pool(self, resid: Tensor, layer: int) -> None:
         x = resid.detach().to(torch.float32, copy=True)
-        x[self.padding] = 0  # weights of 0 alone would let an infinity in the padding through
-        self.means[layer] = torch.bmm(self.weights, x).masked_fill(self.short[..., None], torch.nan).cpu()
+        here = x.device  # a block may be on another device than the tokens
+        x[tuple(index.to(here) for index in self.padding)] = 0  # weights of 0 alone would let an infinity through
+        means = torch.bmm(self.weights.to(here), x).masked_fill(self.short.to(here)[..., None], torch.nan)
+        self.means[layer] = means.cpu()
         norm = torch.linalg.vector_norm(x, dim=-1)
-        self.norms[layer] = (norm * self.counted).sum().cpu()
+        self.norms[layer] = (norm * self.counted.to(here)).sum().cpu()
         self.finite[layer] = norm.isfinite().all(dim=1).cpu()
 
     def gather(self, model: HookedModel, rows: list[int]) -> tuple[Tensor, Tensor]:
@@ -182,7 +244,7 @@ def _out_of_memory(error: BaseException) -> bool:
 
 def pool_batches(
     model: HookedModel,
-    encoded: Sequence[Sequence[int]],
+    encoded: Sequence[Sequence[int]] | Mapping[int, Sequence[int]],
     batches: Sequence[Sequence[int]],
     layers: Sequence[int],
     rules: Sequence[Rule] = RULES,
@@ -235,8 +297,8 @@ def pool(
     rules: Rule | Iterable[Rule] = RULES,
     *,
     token_budget: int = 2048,
-    folder: str | Path | None = None,
-    cache: bool = True,
+    cache: bool | str | Path = True,
+    engine: Engine | None = None,
     progress: bool = True,
 ) -> PooledActivations:
     """Pool the block outputs of all texts in one pass (paper, section 3: mean over the later tokens of a story).
@@ -251,10 +313,14 @@ def pool(
         rules: ranks from which tokens are averaged; "last" for the last token; "mean" for all; or a function from
             ranks (`batch pos`, -1 in the padding) to weights (`batch pos`), with which tokens are averaged.
         token_budget: tokens of a batch, padding counted.
-        folder: where shards go instead of the user's cache folder.
+        cache: where shards go, under their key: True is the user's cache folder; or a folder, or a URL of fsspec
+            ("s3://bucket/shards"). False keeps them in memory.
+        engine: who runs them: this process, or `el.engines.Ray(...)`, whose machines must share what `cache` names.
+            The shards are the same, so that a run that was begun on one engine goes on in another.
 
     Raises:
-        ValueError: an empty text, a layer out of range, an unknown rule, or an activation that is not finite, named.
+        ValueError: an empty text, a layer out of range, an unknown rule, or an activation that is not finite, named;
+            and what the engine raises.
         OSError: the disk is full; the shards written so far stay and are used next time.
 
     >>> later = lambda ranks: (ranks >= 2) * ranks.float()  # the later a token, the more it counts
@@ -265,7 +331,6 @@ def pool(
     encoded = [encoding.ids for encoding in model.encode_all(texts)]
     lengths = [len(ids) for ids in encoded]
     keys = [rule_key(rule) for rule in rules]
-    cache = cache and model.is_plain and None not in keys
     stamp = {
         "fingerprint": model.take_fingerprint(),
         "dtype": str(model.dtype).removeprefix("torch."),
@@ -277,40 +342,108 @@ def pool(
         "recipe": RECIPE,
     }
     key = hashlib.sha256(json.dumps(stamp, sort_keys=True).encode()).hexdigest()[:16]
-    home = Path(folder) if folder is not None else cache_dir() / "pooled" / key
-    parts: list[tuple[list[int], Any]] = []
-    norm_sum, norm_count = torch.zeros(len(blocks), dtype=torch.float64), 0
+    home = _home(cache, key)
+    home = home if model.is_plain and None not in keys else None
+    groups = list(_groups(plan(lengths, token_budget)))
+    shards = [_shard(home, number, key, group, blocks, rules, model.d_model) for number, group in enumerate(groups)]
+    done: dict[int, dict[str, Tensor]] = {}
     with tqdm(total=sum(lengths), unit="token", unit_scale=True, desc="pooling", disable=not progress) as bar:
 
         def advance(rows: list[int]) -> None:
             bar.update(sum(lengths[row] for row in rows))
 
-        for number, group in enumerate(_groups(plan(lengths, token_budget))):
-            rows = [row for batch in group for row in batch]
-            shapes = dict.fromkeys(_entries(rules), (len(blocks), len(rows), model.d_model))
-            shard = _Shard(home / f"{number:04d}.safetensors", key, rows, shapes)
-            kept = _kept(shard) if cache else None
-            if kept is not None:
+        for number, shard in enumerate(shards):
+            if shard is not None and (kept := _kept(shard)) is not None:
+                done[number] = kept
                 advance(kept["rows"].tolist())
-            else:
-                kept = pool_batches(model, encoded, group, blocks, rules, advance)
-                if cache:
-                    shard.write(kept)
-            norm_sum, norm_count = norm_sum + kept["norm_sum"], norm_count + int(kept["norm_count"])
-            parts.append((kept["rows"].tolist(), shard if cache else kept))
+        tasks, numbers = {}, {}
+        for number in sorted(set(range(len(groups))) - set(done)):
+            rows = sorted(row for batch in groups[number] for row in batch)
+            name = f"shard {number} (texts {', '.join(map(str, rows))})"
+            tasks[name], numbers[name] = (groups[number], {row: encoded[row] for row in rows}, shards[number]), number
+        watched = {"advance": advance} if engine is None else {}
+        start = partial(_pooler, layers=blocks, rules=rules, **watched)
+        for name, kept in each(engine, model, start, tasks):
+            done[numbers[name]] = kept
+            if engine is not None:
+                advance(kept["rows"].tolist())
+                if (shard := shards[numbers[name]]) is not None:
+                    shard.written(kept["rows"].tolist())
+    return _gathered(blocks, rules, lengths, [(shards[number], done[number]) for number in sorted(done)], stamp)
+
+
+def _gathered(
+    blocks: tuple[int, ...], rules: tuple[Rule, ...], lengths: list[int], shards: list[Any], stamp: dict[str, Any]
+) -> PooledActivations:
+    """The result, from shards and what is kept of each in memory; sums go in the order of the shards."""
+    norm_sum, norm_count = torch.zeros(len(blocks), dtype=torch.float64), 0
+    for _, kept in shards:
+        norm_sum, norm_count = norm_sum + kept["norm_sum"], norm_count + int(kept["norm_count"])
     norm = (norm_sum / norm_count).float() if norm_count else torch.full((len(blocks),), torch.nan)
-    return PooledActivations(blocks, rules, torch.tensor(lengths), norm, tuple(parts), stamp)
+    parts = tuple((kept["rows"].tolist(), kept if shard is None else shard) for shard, kept in shards)
+    return PooledActivations(blocks, rules, torch.tensor(lengths), norm, parts, stamp)
+
+
+def _home(cache: bool | str | Path, key: str) -> Path | str | None:
+    """Where the shards of a key go; None for nowhere. Raises TypeError, ValueError or ImportError where it is none."""
+    if isinstance(cache, bool):
+        return cache_dir() / "pooled" / key if cache else None
+    if not isinstance(cache, (str, Path)):
+        raise TypeError(f"cache={cache!r} is no folder: give one, a URL, True or False")
+    if isinstance(cache, str) and not cache.strip():
+        raise ValueError(f"cache={cache!r} names no folder: give one, a URL, True or False")
+    if isinstance(cache, Path) and re.fullmatch(r"[a-z0-9+]{2,}:", (cache.parts or ("",))[0]):
+        raise ValueError(f"cache={cache!r} has lost a slash: give a URL as a string")
+    if is_url(cache):
+        fs, path = file_system(str(cache))
+        if "file" not in (fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,)):
+            return f"{str(cache).rstrip('/')}/{key}"
+        cache = path  # it is a folder, and what is written to a folder is renamed
+    return Path(cache).expanduser().absolute() / key
+
+
+def _shard(
+    home: Path | str | None,
+    number: int,
+    key: str,
+    group: list[list[int]],
+    blocks: tuple[int, ...],
+    rules: tuple[Rule, ...],
+    width: int,
+) -> _Shard | None:
+    if home is None:
+        return None
+    name, rows = f"{number:04d}.safetensors", [row for batch in group for row in batch]
+    shapes = dict.fromkeys(_entries(rules), (len(blocks), len(rows), width))
+    return _Shard(f"{home}/{name}" if isinstance(home, str) else home / name, key, rows, shapes)
+
+
+def _pooler(
+    model: HookedModel, layers: Sequence[int], rules: Sequence[Rule], advance: Callable[..., None] = lambda rows: None
+) -> Step:
+    """Runs a shard's batches and writes it; gives all but the means, or everything where it is not written."""
+
+    def run(task: tuple[list[list[int]], dict[int, list[int]], _Shard | None]) -> dict[str, Tensor]:
+        group, encoded, shard = task
+        # It may be there by now: written by an actor that died before it could say so.
+        if shard is not None and (kept := shard.held()) is not None:
+            return kept
+        tensors = pool_batches(model, encoded, group, layers, rules, advance)
+        if shard is None:
+            return tensors
+        shard.write(tensors)
+        return _without_means(tensors)
+
+    return run
 
 
 def _kept(shard: _Shard) -> dict[str, Tensor] | None:
     """What an earlier run has left in a shard, but for the means; None where there is none that can be used."""
-    if not shard.path.exists():
+    if not shard.exists():
         return None
-    if not shard.is_whole():
+    if (held := shard.held()) is None:
         log.warning("%s is damaged or holds other texts; its texts are run again", shard.path)
-        return None
-    with safe_open(shard.path, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in ("norm_sum", "norm_count", "rows")}
+    return held
 
 
 def _groups(batches: Sequence[list[int]]) -> Iterator[list[list[int]]]:
@@ -323,99 +456,3 @@ def _groups(batches: Sequence[list[int]]) -> Iterator[list[list[int]]]:
             group = []
     if group:
         yield group
-
-
-@runtime_checkable
-class Moments(Protocol):
-    """What `fit` needs of neutral text: its mean, and the components that are projected out.
-
-    >>> isinstance(token_moments(model, ["she ran home and he was calm and cold and warm ."], progress=False), Moments)
-    True
-    """
-
-    @property
-    def layers(self) -> tuple[int, ...]:
-        """Indices of the blocks."""
-
-    @property
-    def mean(self) -> Float[Tensor, "layer d_model"]:
-        """Mean activation of a token."""
-
-    def components(self, layer: int, explained: float = 0.5) -> Float[Tensor, "component d_model"]:
-        """What is projected out at a layer: orthonormal rows."""
-
-
-@dataclass(frozen=True)
-class TokenMoments:
-    """Mean and covariance of single-token activations, for each layer; the material of the denoising.
-
-    >>> moments = TokenMoments((0,), torch.zeros(1, 2), torch.tensor([[[4.0, 0.0], [0.0, 1.0]]]))
-    >>> moments.components(0).abs()
-    tensor([[1., 0.]])
-    """
-
-    layers: tuple[int, ...]
-    mean: Float[Tensor, "layer d_model"]
-    covariance: Float[Tensor, "layer d_model d_model"]
-
-    def components(self, layer: int, explained: float = 0.5) -> Float[Tensor, "component d_model"]:
-        """The first principal components that together explain this share of the variance (paper, section 3).
-
-        >>> TokenMoments((0,), torch.zeros(1, 2), torch.eye(2)[None]).components(0, explained=0.9).shape
-        torch.Size([2, 2])
-        """
-        values, vectors = torch.linalg.eigh(self.covariance[self.layers.index(layer)].double())
-        values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
-        share = values.cumsum(0) / values.sum()
-        return vectors[:, : int((share < explained).sum()) + 1].T.float()
-
-
-def token_moments(
-    model: HookedModel,
-    texts: Text | Sequence[Text],
-    layers: Layers | None = None,
-    *,
-    from_rank: int = NORM_FROM_RANK,
-    token_budget: int = 2048,
-    progress: bool = True,
-) -> TokenMoments:
-    """First and second moments of the token activations of `texts`, summed inside the hooks.
-
-    Tokens before `from_rank` are left out: the first one, an attention sink with a norm up to a hundred
-    times that of the others, would be the first principal component and nothing else would be removed.
-
-    Raises:
-        ValueError: fewer than two tokens, or an activation that is not finite, with its text and layer.
-
-    >>> token_moments(model, ["she ran home and he was calm and cold and warm ."], [3], progress=False).mean.shape
-    torch.Size([1, 32])
-    """
-    model.require_one_row("token_moments")
-    blocks = model.check_layers(layers)
-    encoded = [encoding.ids for encoding in model.encode_all(texts)]
-    total = torch.zeros(len(blocks), model.d_model, dtype=torch.float64)
-    square = torch.zeros(len(blocks), model.d_model, model.d_model, dtype=torch.float64)
-    count, chosen, rows = 0, torch.empty(0), [0]
-
-    def add(resid: Tensor, hook: Any, row: int) -> None:
-        x = resid.detach()[chosen].float()
-        if not x.isfinite().all():
-            bad = (chosen & ~resid.isfinite().all(dim=-1)).any(dim=1)
-            raise model.not_finite(rows[int(bad.int().argmax())], blocks[row])
-        total[row] += x.sum(dim=0).double().cpu()
-        square[row] += (x.T @ x).double().cpu()
-
-    hooks = [((layer, "resid_post"), lambda x, hook, row=row: add(x, hook, row)) for row, layer in enumerate(blocks)]
-    lengths = [len(ids) for ids in encoded]
-    with tqdm(total=sum(lengths), unit="token", unit_scale=True, desc="neutral", disable=not progress) as bar:
-        for rows in plan(lengths, token_budget):
-            batch = pad([encoded[row] for row in rows], "right", model.pad_token_id).to(model.device)
-            chosen = ranks(batch.mask) >= from_rank
-            count += int(chosen.sum())
-            model.forward(batch, stop_after=max(blocks), fwd_hooks=hooks)
-            bar.update(sum(lengths[row] for row in rows))
-    if count < 2:
-        raise ValueError(f"the texts have {count} tokens from rank {from_rank} on; give longer ones")
-    mean = total / count
-    covariance = square / count - mean[:, :, None] * mean[:, None, :]
-    return TokenMoments(blocks, mean.float(), covariance.float())

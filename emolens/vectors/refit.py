@@ -11,10 +11,13 @@ from torch import Tensor
 import emolens.corpus as texts
 from emolens.corpus.stories import Corpus
 from emolens.models.model import HookedModel
-from emolens.vectors.derive import corpus_path, fit, pool_stories
+from emolens.vectors.derive import corpus_path
 from emolens.vectors.emotion_vectors import EmotionVectors
+from emolens.vectors.fit import fit
 from emolens.vectors.pooling import NORM_FROM_RANK, PooledActivations
 from emolens.vectors.pooling_rules import Rule, check_rule
+from emolens.vectors.story_means import pool_stories
+from emolens.vectors.whitening import algebra_device
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,19 @@ def stories_of(vectors: EmotionVectors, corpus: Any = None) -> Corpus:
     return kept
 
 
+def stories_pooled_for(
+    model: HookedModel, vectors: EmotionVectors, corpus: Corpus, rank: Rule | None = None
+) -> PooledActivations:
+    """The activations that vectors were derived from, of the layers that `derive` was given, from its cache.
+
+    >>> two = el.derive(model, corpus, [1, 2], progress=False)
+    >>> stories_pooled_for(model, two, corpus).layers
+    (1, 2)
+    """
+    chosen_among = sorted({row["layer"] for row in vectors.stamp.get("sweep", ())})
+    return pool_stories(model, corpus, vectors.stamp.get("layers") or chosen_among or None, rank, progress=False)
+
+
 def refit(
     model: HookedModel,
     vectors: EmotionVectors,
@@ -94,14 +110,15 @@ def refit(
     corpus = stories_of(vectors, corpus)
     rank = vectors.stamp.get("recipe", {}).get("rank") if rank is None else rank
     rank = None if rank is None else check_rule(rank)
-    pooled = pool_stories(model, corpus, rank=rank, progress=False) if pooled is None else pooled
+    pooled = stories_pooled_for(model, vectors, corpus, rank) if pooled is None else pooled
     layers = vectors.layers if layers is None else tuple(layers)
     if register is not None:
         if register not in (known := {story.register for story in corpus}):
             raise ValueError(f"no story has the register {register!r}; there are {', '.join(sorted(known))}")
         keep = torch.tensor([story.register == register for story in corpus])
     at = vectors.at(*layers)
-    neutral = _Neutral(tuple(layers), at.centre_neutral, at.neutral_basis)
+    device = algebra_device(model.device)
+    neutral = _Neutral(tuple(layers), at.centre_neutral.to(device), at.neutral_basis.to(device))
     shrinkage = vectors.stamp.get("chosen", {}).get("whitened", {}).get("shrinkage", 1.0)
     made = fit(pooled, corpus, neutral, shrinkage, keep=keep, layers=layers, stamp=vectors.stamp, rank=rank)
     if (pooled.counts > NORM_FROM_RANK).any():

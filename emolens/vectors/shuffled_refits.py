@@ -10,10 +10,11 @@ from torch import Tensor
 
 from emolens.corpus.stories import Corpus
 from emolens.models.model import HookedModel
-from emolens.vectors.derive import Layout, group_mean, story_means
+from emolens.vectors.contrast import Layout, group_mean
 from emolens.vectors.emotion_vectors import EmotionVectors, check_method
-from emolens.vectors.pooling import RULES, PooledActivations, pool
-from emolens.vectors.refit import stories_of
+from emolens.vectors.pooling import PooledActivations
+from emolens.vectors.refit import stories_of, stories_pooled_for
+from emolens.vectors.story_means import story_means
 
 BYTES_AT_ONCE = 2**26  # of the vectors that are held at once
 METHODS = ("raw", "denoised")
@@ -114,7 +115,7 @@ def shuffled_refits(
             f"the stories have {len(corpus.emotions)} emotions and the vectors {len(vectors.emotions)}, or in another "
             f"order: give the stories that the vectors were derived from"
         )
-    pooled = pool(model, corpus.texts, rules=RULES, progress=False) if pooled is None else pooled
+    pooled = stories_pooled_for(model, vectors, corpus) if pooled is None else pooled
     layout = Layout.of(corpus)
     code = shuffled_codes(layout, draws, seed)
     order = code.argsort(dim=1, stable=True)
@@ -131,7 +132,7 @@ def shuffled_refits(
 def shuffled_codes(layout: Layout, draws: int, seed: int = 0) -> Int[Tensor, "draw text"]:
     """Each story's emotion, as its row, after the emotions were permuted within register and topic.
 
-    >>> from emolens.vectors.derive import Layout
+    >>> from emolens.vectors.contrast import Layout
     >>> codes = shuffled_codes(Layout.of(corpus), 3)
     >>> tuple(codes.shape) == (3, len(corpus)), codes.sort().values.unique(dim=0).shape[0]
     (True, 1)

@@ -10,10 +10,14 @@ from tiny import WORDS
 from emolens import corpus as texts
 from emolens.corpus.stories import Corpus, Story
 from emolens.steering.nulls import shuffled
-from emolens.vectors.derive import choose, derive, fit, pool_stories, whiten
+from emolens.vectors.choose import choose
+from emolens.vectors.derive import derive
+from emolens.vectors.fit import fit
 from emolens.vectors.folds import Folds
-from emolens.vectors.pooling import token_moments
 from emolens.vectors.refit import refit, stories_of
+from emolens.vectors.story_means import pool_stories
+from emolens.vectors.token_moments import token_moments
+from emolens.vectors.whitening import check_shrinkage
 
 pytestmark = pytest.mark.usefixtures("few_dialogues")
 EMOTIONS = ("calm", "afraid", "angry")
@@ -220,7 +224,7 @@ def test_shrinkage_is_checked(tiny, shrinkage):
     with pytest.raises(ValueError, match="shrinkage is .*above 0"):
         choose(pooled, own, neutral, shrinkage, progress=False)
     with pytest.raises(ValueError, match="shrinkage is"):
-        whiten(torch.zeros(2, 4), torch.zeros(3, 4), shrinkage)
+        check_shrinkage(shrinkage)
 
 
 def test_what_fit_is_given_is_checked(tiny):

@@ -11,7 +11,8 @@ import emolens as el
 from emolens.corpus.stories import Corpus
 from emolens.files import cache_dir
 from emolens.reading.scan import scan
-from emolens.vectors.pooling import pool, token_moments
+from emolens.vectors.pooling import pool
+from emolens.vectors.token_moments import token_moments
 
 pytestmark = pytest.mark.usefixtures("few_dialogues")
 TEXTS = [" ".join(WORDS[(i + j) % len(WORDS)] for j in range(15)) for i in range(6)]

@@ -11,10 +11,11 @@ from tiny import WORDS, passes
 import emolens as el
 from emolens.corpus.stories import Corpus
 from emolens.files import cache_dir
-from emolens.vectors.derive import fit
-from emolens.vectors.pooling import pool, token_moments
+from emolens.vectors.fit import fit
+from emolens.vectors.pooling import pool
 from emolens.vectors.pooling_rules import RULES, rule_key
 from emolens.vectors.refit import refit
+from emolens.vectors.token_moments import token_moments
 
 pytestmark = pytest.mark.usefixtures("few_dialogues")
 TEXTS = [" ".join(WORDS[(i + j) % len(WORDS)] for j in range(3 + 2 * i)) for i in range(12)]

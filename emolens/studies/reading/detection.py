@@ -18,9 +18,11 @@ from emolens.results import StudyResult
 from emolens.stats import Verdict, bootstrap_mean, p_text, p_value, tail_p
 from emolens.steering.nulls import shuffled
 from emolens.studies._common import check_size, layers_of, near, with_vectors
-from emolens.vectors.derive import READ_FROM_RANK, SHORT, group_mean, rank_matrix
+from emolens.vectors.choose import rank_matrix
+from emolens.vectors.contrast import group_mean
 from emolens.vectors.emotion_vectors import METHODS, EmotionVectors, check_method
 from emolens.vectors.pooling import pool
+from emolens.vectors.story_means import READ_FROM_RANK, SHORT
 
 CENTRES = ("set", "register", "stories", "neutral")
 FOUND = {"first": 1, "first_five": 5}  # a text counts as found when the right emotion has at most this rank

@@ -15,7 +15,8 @@ from emolens.reading.read import activations, score
 from emolens.results import StudyResult
 from emolens.stats import bootstrap_mean, tail_p
 from emolens.studies._common import READOUTS, against, check_size, chosen_rows, layers_of, near, user, with_vectors
-from emolens.vectors.derive import group_mean, rank_matrix
+from emolens.vectors.choose import rank_matrix
+from emolens.vectors.contrast import group_mean
 from emolens.vectors.emotion_vectors import EmotionVectors
 from emolens.vectors.refit import refit, stories_of
 

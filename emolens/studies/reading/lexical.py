@@ -19,16 +19,19 @@ from torch import Tensor
 import emolens.corpus as texts
 from emolens.corpus import Corpus
 from emolens.models.model import HookedModel
+from emolens.models.placement import weight_of
 from emolens.reading.read import score
 from emolens.results import StudyResult
 from emolens.stats import bootstrap_mean, correlation
 from emolens.studies._common import READOUTS, check_size
 from emolens.studies.reading import documents, implicit, numbers
 from emolens.studies.reading.detection import FOUND, vignettes
-from emolens.vectors.derive import fit, rank_matrix
+from emolens.vectors.choose import rank_matrix
 from emolens.vectors.emotion_vectors import EmotionVectors
-from emolens.vectors.pooling import RULES, PooledActivations, TokenMoments
+from emolens.vectors.fit import fit
+from emolens.vectors.pooling import RULES, PooledActivations
 from emolens.vectors.refit import stories_of
+from emolens.vectors.token_moments import TokenMoments
 
 MARKS = ("!", "?", ",", ";", ":", "-", "'", '"', "...", "(", ".")
 PERSONS = (
@@ -49,7 +52,8 @@ def embeddings(model: HookedModel) -> Features:
     >>> tuple(embeddings(model)(["She ran.", "The river was cold."]).shape)
     (2, 32)
     """
-    matrix = model.bridge.W_E.detach().float().cpu()
+    inner = model.hf_model
+    matrix = (model.bridge.W_E if inner is None else weight_of(inner.get_input_embeddings())).detach().float().cpu()
 
     def features(documents: Sequence[str]) -> Float[Tensor, "text feature"]:
         return torch.stack(

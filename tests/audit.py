@@ -1,0 +1,186 @@
+"""A judge of rightness that shares nothing with `emolens.models.checks`: each number against plain Hugging Face.
+
+The bare model is built a second time from the same seed and never wrapped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from families import Family, build
+
+from emolens.errors import UnsupportedError
+from emolens.models import support
+from emolens.models.log_probs import SharedPrompt, gradients, log_probs
+from emolens.models.model import HookedModel
+from emolens.models.multimodal import text_model
+from emolens.models.texts import Encoding
+
+SEED = 11
+
+
+def wrapped(family: Family, tokenizer: Any) -> HookedModel:
+    return HookedModel.from_hf(build(family), tokenizer, family.name)
+
+
+def verdicts(family: Family, tokenizer: Any) -> dict[str, str]:
+    """By capability: "works", "slower: why" or "refused: why"; only "wrapped" where the class can't be wrapped."""
+    try:
+        model = wrapped(family, tokenizer)
+    except UnsupportedError as error:
+        return {"wrapped": f"refused: {error}"}
+    out = {}
+    for name, found in support.table(model).items():
+        kind = "slower" if model.capabilities[name].falls_back else "refused"
+        out[name] = "works" if found.works else f"{kind}: {found.why}"
+    return {"wrapped": "works"} | out
+
+
+def audit(family: Family, tokenizer: Any) -> list[str]:
+    """What gives another number than the bare model; what is refused by name is not among it."""
+    try:
+        model = wrapped(family, tokenizer)
+    except UnsupportedError:
+        return []
+    bare, wrong = text_model(build(family)), []
+    for name, question in QUESTIONS.items():
+        try:
+            far = question(model, bare)
+        except UnsupportedError:
+            continue
+        except Exception as error:  # no refusal by name
+            wrong.append(f"{name}: {type(error).__name__}: {str(error)[:100]}")
+            continue
+        if not far <= (0.08 if family.dtype == torch.bfloat16 else 3e-3):
+            wrong.append(f"{name}: {far:.2g}")
+    return wrong
+
+
+def text(length: int, seed: int = SEED) -> list[int]:
+    return torch.randint(4, 76, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+@torch.no_grad()
+def own(bare: Any, ids: list[int]) -> torch.Tensor:
+    return bare(torch.tensor([ids]), use_cache=False).logits[0]
+
+
+def far(got: torch.Tensor, want: torch.Tensor) -> float:
+    """The largest relative error of a token; in 16 bits, where rounding may choose another expert, the middle one."""
+    error = (got.float() - want.float()).norm(dim=-1) / want.float().norm(dim=-1).clamp(min=1e-6)
+    return float(error.max() if got.dtype == torch.float32 else error.median())
+
+
+def log_p(bare: Any, before: list[int], rest: list[int]) -> float:
+    scores = own(bare, [*before, *rest]).float().log_softmax(dim=-1)[len(before) - 1 : -1]
+    return float(scores.gather(1, torch.tensor(rest)[:, None]).sum())
+
+
+def logits(model: HookedModel, bare: Any) -> float:
+    ids = text(40)
+    resid = model.forward([ids], stop_after=model.n_layers - 1)
+    return max(far(model.unembed(resid)[0], own(bare, ids)), far(model.forward([ids])[0], own(bare, ids)))
+
+
+def states(model: HookedModel, bare: Any) -> float:
+    ids, last = text(40), model.n_layers - 1
+    with torch.no_grad():
+        out = bare(torch.tensor([ids]), output_hidden_states=True, use_cache=False)
+    found = getattr(out, "hidden_states", None)
+    if found is None or len(found) != model.n_layers + 1:
+        return 0.0  # some classes of transformers give none
+    return max((far(model.forward([ids], stop_after=n)[0], found[n + 1][0]) for n in range(last)), default=0.0)
+
+
+def rows(model: HookedModel, bare: Any) -> float:
+    texts = [text(30), text(9, 1), text(21, 2)]
+    errors = []
+    for side in ("left", "right"):
+        batch = model.to_tokens(texts, padding_side=side)
+        out = model.forward(batch)
+        errors += [far(out[n][batch.mask[n]], own(bare, ids)) for n, ids in enumerate(texts)]
+    return max(errors)
+
+
+def scored(model: HookedModel, bare: Any) -> float:
+    before, rests = text(25), [text(6, 3), text(1, 4), text(3, 5)]
+    got = log_probs(model, before, rests)[0].tolist()
+    want = [log_p(bare, before, rest) for rest in rests]
+    return max(abs(a - b) / (1 + abs(b)) for a, b in zip(got, want, strict=True))
+
+
+def steered(model: HookedModel, bare: Any) -> float:
+    support.require(model, "steer")
+    ids, layer = text(40), 1
+    blocks = next(m for m in bare.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == model.n_layers)
+    v = torch.randn(model.d_model, generator=torch.Generator().manual_seed(0)).to(model.dtype)
+    put = lambda block, given, out: out + v if torch.is_tensor(out) else (out[0] + v, *out[1:])  # noqa: E731
+    handle = blocks[layer].register_forward_hook(put)
+    want = own(bare, ids)
+    handle.remove()
+    return far(model.forward([ids], fwd_hooks=[((layer, "resid_post"), lambda x, hook: x + v)])[0], want)
+
+
+def slopes(model: HookedModel, bare: Any) -> float:
+    if model.dtype != torch.float32:
+        support.require(model, "gradients")
+        return 0.0  # a difference of rounded numbers says nothing
+    before, rest, layer, step = text(20), text(4, 6), 1, 1e-2
+    _, slope = gradients(model, SharedPrompt(model, Encoding(before, []), anywhere=True), [rest], layer)
+    v = torch.nn.functional.normalize(slope[0], dim=0)
+    blocks = next(m for m in bare.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == model.n_layers)
+    values = []
+    for much in (step, -step):
+
+        def put(block: Any, given: Any, out: Any, much: float = much) -> Any:
+            x = (out if torch.is_tensor(out) else out[0]).clone()
+            x[:, len(before) :] += much * v
+            return x if torch.is_tensor(out) else (x, *out[1:])
+
+        handle = blocks[layer].register_forward_hook(put)
+        values.append(log_p(bare, before, rest) / len(rest))
+        handle.remove()
+    want = (values[0] - values[1]) / (2 * step)
+    return abs(float(slope[0] @ v) - want) / (abs(want) + 1e-2) / 10  # a difference is known to some percent
+
+
+def written(model: HookedModel, bare: Any) -> float:
+    """The share of tokens that are less likely than the best by more than rounding; texts of two lengths together."""
+    texts, bad = [text(17), text(8, 7)], 0.0
+    from emolens.models.generation import _generate, _recompute
+
+    with torch.no_grad():
+        cached = support.works(model, "generate with cache")
+        batch, encoded = model.batch([Encoding(ids, []) for ids in texts], "left"), [Encoding(i, []) for i in texts]
+        kept: list[list[int]] = []
+        decode, model.tokenizer.decode = model.tokenizer.decode, lambda ids, **_: kept.append(list(map(int, ids))) or ""
+        try:
+            (_generate if cached else _recompute)(model, encoded, batch, 5, None, [])
+        finally:
+            del model.tokenizer.decode
+        assert decode
+    for ids, new in zip(texts, kept[-2:], strict=True):
+        scores = own(bare, [*ids, *new])[len(ids) - 1 : -1].float()
+        for row, token in zip(scores, new, strict=True):
+            bad = max(bad, float((row.max() - row[token]) / row.norm()))
+            if token == 2:
+                break
+    return bad
+
+
+def attributed(model: HookedModel, bare: Any) -> float:
+    support.require(model, "attribute")
+    ids, factor = text(40), support.residual_factor(model)
+    cache = model.run_with_cache([ids], None, ["resid_pre", "attn_out", "mlp_out", "resid_post"])
+    total = cache["resid_pre", 0].float() + factor * sum(
+        cache[site, n].float() for site in ("attn_out", "mlp_out") for n in range(model.n_layers)
+    )
+    return far(total[0], cache["resid_post", model.n_layers - 1][0])
+
+
+QUESTIONS: dict[str, Callable[[HookedModel, Any], float]] = {
+    "logits": logits, "states": states, "rows": rows, "scored": scored, "steered": steered, "slopes": slopes,
+    "written": written, "attributed": attributed,
+}  # fmt: skip

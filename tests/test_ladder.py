@@ -1,0 +1,80 @@
+"""The size ladder reads what the studies stored, and says where nothing was measured."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from emolens.plots import size_ladder
+from emolens.results import StudyResult, save_results
+from emolens.stats import Verdict
+from emolens.studies import find
+from emolens.studies._ladder import NOT_MEASURED, RUNGS, ladder
+
+
+def stored(folder, name, parameters, found):
+    """A model's results with detection alone: at block 3, the chosen one, and at block 9, where all is found."""
+    row = {"method": "whitened", "first_low": 0.0, "first_high": 1.0, "first_null": 0.02}
+    row |= {"first_shuffled_highest": 0.03, "first_shuffled_p": 0.025}
+    table = pd.DataFrame([row | {"layer": 3, "first": found}, row | {"layer": 9, "first": 1.0, "first_null": 0.5}])
+    chosen = {method: {"layer": 3} for method in ("raw", "denoised", "whitened")}
+    stamp = {"model": name, "parameters": parameters, "chosen": chosen, "default_layer": 9}
+    save_results(folder / name / "detection.json", stamp, {"detection": StudyResult("detection", table, "", "none")})
+
+
+def test_the_row_is_that_of_the_chosen_block_and_sizes_are_in_order(tmp_path):
+    stored(tmp_path, "large", 2e9, 0.6)
+    stored(tmp_path, "a-small-one", 1e8, 0.4)
+    frame = ladder(tmp_path).table()
+    found = frame[frame["question"].eq(RUNGS[0].question)]
+    assert found["model"].tolist() == ["a-small-one", "large"]
+    assert found["effect"].tolist() == [0.4, 0.6]
+    assert found["null_high"].tolist() == [0.03, 0.03]  # the higher of the two nulls
+    assert set(found["verdict"]) == {str(Verdict.BEYOND)}
+
+
+def test_what_was_not_measured_says_so_and_is_no_number(tmp_path):
+    stored(tmp_path, "large", 2e9, 0.6)
+    result = ladder(tmp_path)
+    rest = result.table()[lambda frame: frame["question"].ne(RUNGS[0].question)]
+    assert set(rest["verdict"]) == {NOT_MEASURED}
+    assert rest["effect"].isna().all()
+    assert result.headline().startswith("Of 1 questions")
+    assert len(result.plot().figure.axes) == len(RUNGS)
+
+
+def test_models_are_named_where_they_are_missing(tmp_path):
+    stored(tmp_path, "large", 2e9, 0.6)
+    with pytest.raises(ValueError, match=r"no results of small in .*; there are those of large"):
+        ladder(tmp_path, ["large", "small"])
+
+
+def test_every_question_is_answered_by_the_stored_results():
+    """Each rung finds its row in the committed results of the smallest model: a renamed column would leave it blank."""
+    frame = ladder("figures/data").table()
+    first = frame[frame["model"].eq("smollm2-135m-instruct")]
+    assert first["effect"].notna().all()
+    assert first["p"].between(0, 1).all()
+    assert not set(first["verdict"]) & {NOT_MEASURED, str(Verdict.NO_NULL)}
+    assert all(find(rung.study) for rung in RUNGS)
+
+
+def test_the_stored_table_is_what_is_shown():
+    """The share of texts in the ladder is that of the detection file itself, at the block that its stamp names."""
+    file = json.loads(Path("figures/data/smollm2-135m-instruct/detection.json").read_text("utf-8"))
+    layer = file["stamp"]["chosen"]["whitened"]["layer"]
+    (row,) = (
+        row for row in file["results"]["detection"]["table"] if row["layer"] == layer and row["method"] == "whitened"
+    )
+    frame = ladder("figures/data", ["smollm2-135m-instruct"]).table()
+    assert frame["effect"].iloc[0] == row["first"]
+
+
+def test_a_missing_effect_is_left_out_of_the_figure():
+    frame = pd.DataFrame({"question": "found", "model": ["a", "b"], "parameters": [1e8, 1e9], "unit": "share"})
+    frame = frame.assign(effect=[0.4, np.nan], low=[0.3, np.nan], high=[0.5, np.nan], null_low=0.0, null_high=0.1)
+    points = [line for line in size_ladder(frame.assign(verdict="inside the null")).lines if line.get_marker() == "o"]
+    assert len(points) == 1
+    assert points[0].get_markerfacecolor() == "white"

@@ -1,0 +1,120 @@
+"""What works on which model: a dozen families whole, and wrong things that are planted are found and named."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from audit import audit, verdicts
+from families import FAMILIES, build, variants
+from tiny import tiny_llama, tiny_tokenizer
+
+import emolens as el
+from emolens.errors import UnsupportedError
+from emolens.models import support
+from emolens.models.log_probs import SharedPrompt, log_probs
+from emolens.models.model import HookedModel
+
+DOZEN = ("bloom", "cohere", "falcon-7b", "gemma2", "gemma4", "gpt2", "gpt_neox", "granite", "lfm2", "mamba", "opt-350m",
+         "phi")  # fmt: skip
+# What no answer is given to; everything else works, or has a slower way.
+REFUSED = {
+    "gemma4": {"attribute"},
+    "lfm2": {"patch attn_out", "patch head", "attribute"},
+    "mamba": {"patch attn_out", "patch mlp_out", "patch head", "attribute"},
+}
+
+
+def hooked(name, dtype=torch.float32):
+    return HookedModel.from_hf(build(FAMILIES[name]).to(dtype), tiny_tokenizer(), name)
+
+
+@pytest.mark.parametrize("name", DOZEN)
+def test_a_family_is_right_or_refused_by_name(name):
+    family = FAMILIES[name]
+    assert audit(family, tiny_tokenizer()) == []
+    found = verdicts(family, tiny_tokenizer())
+    refused = {capability for capability, how in found.items() if how.startswith("refused")}
+    assert refused <= REFUSED.get(name, set()), found
+
+
+def test_there_are_sixty_families_and_many_variants():
+    assert len(FAMILIES) >= 60
+    assert sum(1 for name in FAMILIES for _ in variants(name)) >= 150
+
+
+def test_a_scale_that_is_changed_after_wrapping_is_not_taken_for_the_old_one(tiny):
+    head = tiny.hf_model.get_output_embeddings()
+    head.register_forward_hook(lambda module, given, out: out)  # is no change
+    support.require(tiny, "lens")
+    tiny.verdicts.clear()
+    forward = tiny.hf_model.forward
+
+    def scaled(*args, **options):
+        out = forward(*args, **options)
+        out.logits = out.logits * 3
+        return out
+
+    tiny.hf_model.forward = scaled
+    with pytest.raises(UnsupportedError, match="'lens' does not work on LlamaForCausalLM.*not the model's own"):
+        tiny.unembed(torch.ones(1, tiny.d_model))
+    with pytest.raises(UnsupportedError, match="log-probabilities"):
+        log_probs(tiny, "she ran", [" calm"])
+
+
+def test_a_block_that_is_not_the_bare_model_s_is_named():
+    model = HookedModel.from_hf(tiny_llama(), tiny_tokenizer(), "tiny")
+    states = [state.clone() for state in model.bare.states]
+    states[2] *= 1.1
+    model.bare = support.Bare(tuple(states), model.bare.last, model.bare.weights)
+    with pytest.raises(UnsupportedError, match="'residual' does not work .* output of block 2"):
+        model.forward("she ran .")
+
+
+def test_a_steering_that_does_not_arrive_is_refused(tiny, monkeypatch):
+    support.require(tiny, "residual")
+    forward = HookedModel.forward
+    deaf = lambda self, texts, *, stop_after=None, fwd_hooks=(): forward(self, texts, stop_after=stop_after)  # noqa: E731
+    monkeypatch.setattr(HookedModel, "forward", deaf)
+    with pytest.raises(UnsupportedError, match="'steer' does not work"):
+        support.require(tiny, "steer")
+
+
+def test_a_cache_that_mixes_rows_is_dropped_and_the_numbers_stay_right(tiny, monkeypatch):
+    want = log_probs(tiny, "she was", [" calm", " cold and warm"])
+    tiny.verdicts.clear()
+    cache_for = SharedPrompt.cache_for
+
+    def mixed(self, rows, rows_above=None):
+        cache = cache_for(self, rows, rows_above)
+        for layer in cache.layers:
+            layer.keys = layer.keys.flip(2)
+        return cache
+
+    monkeypatch.setattr(SharedPrompt, "cache_for", mixed)
+    torch.testing.assert_close(log_probs(tiny, "she was", [" calm", " cold and warm"]), want, rtol=1e-4, atol=1e-4)
+    assert not support.works(tiny, "shared prompt")
+
+
+def test_without_a_cache_the_same_is_written(tiny):
+    texts = ["she ran and", "he was very cold and calm"]
+    with_cache = tiny.generate(texts, max_new_tokens=6, temperature=0)
+    tiny.verdicts["generate with cache"] = support.Verdict(False, "planted")
+    assert tiny.generate(texts, max_new_tokens=6, temperature=0) == with_cache
+
+
+def test_a_check_disturbs_no_hook_steering_or_mode_of_the_user(tiny):
+    tiny.hf_model.train()
+    seen = []
+    with tiny.hooks([((1, "resid_post"), lambda x, hook: seen.append(len(x)))]), torch.inference_mode():
+        assert support.works(tiny, "residual") and support.works(tiny, "gradients")
+        assert seen == [] and tiny.hf_model.training and tiny.steering == [] and tiny.passing is None
+        tiny.forward("she ran .")
+    assert seen == [1]
+
+
+def test_olmo_in_bfloat16_says_to_load_it_in_float32():
+    model = hooked("olmo", torch.bfloat16)
+    assert "dtype" in support.fails_in_its_dtype(model)
+    with pytest.raises(UnsupportedError, match="OlmoForCausalLM.*float32"):
+        el.pool(model, ["she ran ."], progress=False, cache=False)
+    assert support.fails_in_its_dtype(hooked("olmo")) == ""
