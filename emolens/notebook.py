@@ -155,7 +155,7 @@ class Page:
 
     def vectors(self) -> EmotionVectors:
         """The vectors that ship for the model, or where none do those that are derived."""
-        shipped = data_path("vectors", f"{self.name}.safetensors").exists()
+        shipped = data_path("vectors", f"{self.model.name}.safetensors").exists()
         return packaged_vectors(self.model) if shipped else derive(self.model)
 
     def stored(self, vectors: EmotionVectors) -> Stored:

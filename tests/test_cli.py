@@ -204,3 +204,29 @@ def test_a_text_is_needed_and_only_one():
         with pytest.raises(SystemExit) as stopped:
             main(arguments)
         assert stopped.value.code == 2
+
+
+def test_all_studies_go_on_past_those_that_are_not_for_the_model_and_past_one_that_fails(cli, vectors, monkeypatch):
+    from emolens import studies
+    from emolens.errors import UnsupportedError
+
+    def too_long(model, *rest):
+        model.encode_all(["she ran !", "calm " * 300])
+
+    def fails(model, *rest):
+        raise RuntimeError("the disk of the moon is full")
+
+    def unsupported(model, *rest):
+        raise UnsupportedError("'attribute' does not work on this")
+
+    runs = {"a_long": too_long, "b_fails": fails, "c_refused": unsupported, "d_reliability": studies.reliability.run}
+    monkeypatch.setattr(studies, "names", lambda: tuple(runs))
+    monkeypatch.setattr(studies, "find", lambda name: types.SimpleNamespace(run=runs[name]))
+    status, out, err = cli("run", "--all", "--vectors", vectors, "--out", "results")
+    assert status == 2 and out.strip().endswith("tiny-llama/d_reliability.json")
+    assert "a_long: not on this model. text 1: a text of 300 tokens is longer than the context" in err
+    assert "c_refused: not on this model. 'attribute' does not work" in err
+    assert "b_fails: failed. the disk of the moon is full" in err and "emolens: error: b_fails failed" in err
+    runs["b_fails"] = too_long
+    status, out, err = cli("run", "--all", "--vectors", vectors, "--out", "results")
+    assert status == 0 and out == "" and "d_reliability" not in err  # it is there

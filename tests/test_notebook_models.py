@@ -136,3 +136,13 @@ def test_figures_go_to_the_models_own_folder_with_its_name_and_what_was_not_meas
     assert own.save(ax, "02_scores.png").resolve() == here / "figures" / "02_scores.png"
     assert own.title == "Tiny"
     assert sorted(here.glob("figures/**/02_nothing.png")) == []
+
+
+def test_children_of_a_model_in_a_folder_are_kept_in_the_cache_and_found_again(here, tiny_chat, monkeypatch):
+    page = el.notebook.page("gemma-3-270m", "Gemma 3 270M")
+    monkeypatch.setattr(el.notebook, "SHORT", el.Recipe(tokens=64, batch_tokens=64))
+    made = page.children(page.vectors())
+    assert list(made) == ["composed", "bright"] and made["bright"].model.name.endswith("tiny-chat+bright")
+    kept = sorted((tiny_chat.parent / "cache" / "adapters").glob("tiny-chat-*.safetensors"))
+    assert len(kept) == 2 and list(tiny_chat.parent.glob("*.safetensors")) == []
+    assert page.children(page.vectors())["bright"].record == made["bright"].record

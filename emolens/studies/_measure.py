@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from emolens import plots, studies
-from emolens.errors import TooLongError
+from emolens.errors import TooLongError, UnsupportedError
 from emolens.models.model import HookedModel
 from emolens.results import load_results, named, save_results
 from emolens.studies._common import NotForThisModel
@@ -38,7 +38,9 @@ def measure(name: str, model: HookedModel, vectors: EmotionVectors, folder: Path
 
 def unsuited(error: BaseException | None) -> bool:
     """Whether an error says that a study is not for this model: what it lacks, or a text longer than its context."""
-    return isinstance(error, (NotForThisModel, TooLongError)) or (error is not None and unsuited(error.__cause__))
+    return isinstance(error, (NotForThisModel, TooLongError, UnsupportedError)) or (
+        error is not None and unsuited(error.__cause__)
+    )
 
 
 def is_measured(name: str, model: HookedModel, vectors: EmotionVectors, folder: Path) -> bool:

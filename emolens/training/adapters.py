@@ -168,7 +168,7 @@ def packaged_adapters(base: str) -> dict[str, Path]:
     >>> list(packaged_adapters("gemma-3-270m"))
     ['bright', 'composed']
     """
-    folder = data_path("adapters")
+    folder, base = data_path("adapters"), Path(base).name
     paths = (path for path in sorted(folder.glob(f"{base}-*.safetensors")) if not path.stem.endswith(".checkpoint"))
     return {path.stem.removeprefix(f"{base}-"): path for path in paths}
 

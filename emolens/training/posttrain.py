@@ -301,7 +301,7 @@ def posttrain(
     settings = _settings(base, dialogues, recipe, list(watch)) | {"name": name}
     decisive = {part: value for part, value in settings.items() if part not in MACHINE}
     key = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
-    path = cache_dir() / "adapters" / f"{base.name}-{name}-{key}.safetensors" if path is None else Path(path)
+    path = cache_dir() / "adapters" / f"{Path(base.name).name}-{name}-{key}.safetensors" if path is None else Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"path {str(path)!r}: an adapter is a file whose name ends in .safetensors")
     if path.exists():
