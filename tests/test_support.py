@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from audit import audit, verdicts
+from audit import judged
 from families import FAMILIES, build, variants
 from tiny import tiny_llama, tiny_tokenizer
 
@@ -18,7 +18,7 @@ DOZEN = ("bloom", "cohere", "falcon-7b", "gemma2", "gemma4", "gpt2", "gpt_neox",
          "phi")  # fmt: skip
 # What no answer is given to; everything else works, or has a slower way.
 REFUSED = {
-    "gemma4": {"attribute"},
+    "gemma4": {"patch attn_out", "patch mlp_out", "attribute"},
     "lfm2": {"patch attn_out", "patch head", "attribute"},
     "mamba": {"patch attn_out", "patch mlp_out", "patch head", "attribute"},
 }
@@ -30,9 +30,8 @@ def hooked(name, dtype=torch.float32):
 
 @pytest.mark.parametrize("name", DOZEN)
 def test_a_family_is_right_or_refused_by_name(name):
-    family = FAMILIES[name]
-    assert audit(family, tiny_tokenizer()) == []
-    found = verdicts(family, tiny_tokenizer())
+    found = judged(FAMILIES[name], tiny_tokenizer())
+    assert found.pop("wrong") == []
     refused = {capability for capability, how in found.items() if how.startswith("refused")}
     assert refused <= REFUSED.get(name, set()), found
 

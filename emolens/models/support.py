@@ -120,6 +120,19 @@ def table(model: Any) -> dict[str, Verdict]:
     return {name: verdict(model, name) for name in model.capabilities}
 
 
+def described(model: Any) -> dict[str, str]:
+    """Every capability in words: "works", "slower: ..." where a slower right way is taken, or "refused: ...".
+
+    >>> set(described(model).values())
+    {'works'}
+    """
+    found = table(model)
+    if not found["residual"].works:  # then nothing is right
+        return dict.fromkeys(found, f"refused: {found['residual'].why}")
+    kind = {name: "slower" if model.capabilities[name].falls_back else "refused" for name in found}
+    return {name: "works" if each.works else f"{kind[name]}: {each.why}" for name, each in found.items()}
+
+
 def versions() -> dict[str, str]:
     """Of the packages that decide what works.
 
@@ -217,7 +230,9 @@ def alone(model: Any) -> Iterator[None]:
 
 
 def residual_factor(model: Hooked) -> float:
-    """What attention and MLP are multiplied by before they are added to the residual stream (Granite: 0.22).
+    """What the outputs of attention and MLP are multiplied by before they are added (Granite: 0.22).
+
+    TransformerLens gives `attn_out` and `mlp_out` after it, and the heads before it.
 
     >>> residual_factor(model)
     1.0
