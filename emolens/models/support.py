@@ -181,7 +181,7 @@ def bare_pass(hf_model: Any) -> tuple[tuple[Tensor, ...], Tensor] | None:
     >>> bare_pass(torch.nn.Linear(2, 2)) is None
     True
     """
-    config = getattr(hf_model, "config", None)
+    config: Any = getattr(hf_model, "config", None)
     base = getattr(hf_model, getattr(hf_model, "base_model_prefix", ""), None)
     count = getattr(config, "num_hidden_layers", None)
     blocks = next((m for m in hf_model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == count), None)
