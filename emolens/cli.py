@@ -171,11 +171,7 @@ def _check(args: argparse.Namespace) -> None:
     from emolens.models import support
 
     model = el.load(args.model)
-    found = support.table(model)
-    rows = {
-        name: "works" if each.works else f"{'slower' if model.capabilities[name].falls_back else 'refused'}: {each.why}"
-        for name, each in found.items()
-    }
+    rows = support.described(model)
     _print_table(rows.items())
     if args.out:
         from emolens.files import write_atomic

@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 def main() -> None:
     """Check the families that are named, or all, in every variant."""
     import torch
-    from audit import audit, verdicts
+    from audit import judged
     from families import FAMILIES, variants
     from tiny import tiny_tokenizer
 
@@ -38,7 +38,7 @@ def main() -> None:
     for name in args.names or FAMILIES:
         for family in variants(name):
             rows = found.setdefault(name, {"class": family.model, "variants": {}})["variants"]
-            rows[family.variant] = verdicts(family, tiny_tokenizer()) | {"wrong": audit(family, tiny_tokenizer())}
+            rows[family.variant] = judged(family, tiny_tokenizer())
             print(name, family.variant, json.dumps(rows[family.variant]), flush=True)
     args.out.parent.mkdir(exist_ok=True)
     args.out.write_text(json.dumps({"versions": support.versions(), "families": found}, indent=1) + "\n")

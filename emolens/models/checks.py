@@ -235,7 +235,7 @@ def _check_site(site: str) -> Callable[[Any], str]:
             if site != "mlp_out":  # which reads the attention's
                 added.append(((layer, "mlp_out"), lambda x, hook, mlp=mlp: mlp))
             got = model.forward([ids], stop_after=layer, fwd_hooks=added)
-            want = cache["resid_post", layer] + residual_factor(model) * v.to(mlp)
+            want = cache["resid_post", layer] + v.to(mlp)
             if found := _differs(model, got, want):
                 return f"what is added to {site} of block {layer} does not arrive in the block's output: {found}"
         return ""
@@ -277,36 +277,31 @@ def head_outputs(model: Hooked, z: Float[Tensor, "head d_head"], block: int) -> 
     torch.Size([4, 32])
     """
     weight = model.bridge.blocks[block].attn.W_O.detach().float().cpu()
-    return torch.einsum("hd,hdm->hm", z.cpu(), weight.view(*z.shape, -1))
+    return residual_factor(model) * torch.einsum("hd,hdm->hm", z.cpu(), weight.view(*z.shape, -1))
 
 
 def _check_attribute(model: Hooked) -> str:
     sites = ("attn_out", "mlp_out", "attn.hook_z")
     if missing := next(filter(None, (_missing(model, site) for site in sites)), ""):
         return missing
-    ids, factor = _ids(model), residual_factor(model)
+    ids = _ids(model)
     cache = model.run_with_cache([ids], None, ["resid_pre", *sites, "resid_post"])
     total = cache["resid_pre", 0][0].float()
     for layer in range(model.n_layers):
         written = cache["attn_out", layer][0].float()
-        total = total + factor * (written + cache["mlp_out", layer][0].float())
+        total = total + written + cache["mlp_out", layer][0].float()
         if found := _differs(model, total, cache["resid_post", layer][0]):
             return f"embedding, attention and MLP do not add up to the output of block {layer}: {found}"
         z = cache[model.hook_name(layer, "attn.hook_z")][0].float()
         if z.ndim != 3:
             return f"attn.hook_z of block {layer} has no heads"
         heads = torch.stack([head_outputs(model, each, layer).sum(dim=0) for each in z])
-        rest = written.cpu() - heads
-        if normed_after(model, layer):  # each dimension by a weight of its own, each token by its size
-            heads = heads / heads.norm(dim=1, keepdim=True)
-            direction = written.cpu() / written.cpu().norm(dim=1, keepdim=True)
-            weight = (direction * heads).sum(dim=0) / (heads * heads).sum(dim=0).clamp(min=1e-12)
-            rest = heads * weight
-            rest = direction - rest / rest.norm(dim=1, keepdim=True) + direction
-            found = _differs(model, rest, direction, 2e-2)
-        else:
-            bias = rest.mean(dim=0)
-            found = _differs(model, heads + bias, written)
+        if normed_after(model, layer):  # RMS: each token by its size, each dimension by a weight of its own
+            heads = heads * (heads.square().mean(dim=1, keepdim=True) + 1e-6).rsqrt()
+            weight = (heads * written.cpu()).sum(dim=0) / heads.square().sum(dim=0).clamp(min=1e-12)
+            found = _differs(model, heads * weight, written)
+        else:  # what they leave is the bias, the same at each token
+            found = _differs(model, heads + (written.cpu() - heads).mean(dim=0), written)
         if found:
             return f"the heads of block {layer} do not add up to its attention: {found}"
     return ""

@@ -154,8 +154,10 @@ def _generate(
     now = replace(now, length=tuple(n + max_new_tokens for n in now.length))
     alike = all(a.ids == b.ids for a, b in pairwise(encoded))
     if rows > 1 and width > 1 and alike and not any(per_text(one.where) for one in model.steering):
-        options["past_key_values"] = SharedPrompt(model, encoded[0]).cache_for(rows)
-        now = replace(now, start=width - 1)
+        shared = SharedPrompt(model, encoded[0])
+        if shared.cache is not None:
+            options["past_key_values"] = shared.cache_for(rows)
+            now = replace(now, start=width - 1)
 
     def stopped(ids: Tensor, scores: Any) -> Tensor:
         ends = model.tokenizer.batch_decode(ids[:, width:][:, -32:])

@@ -121,6 +121,19 @@ def table(model: Any) -> dict[str, Verdict]:
     return {name: verdict(model, name) for name in model.capabilities}
 
 
+def described(model: Any) -> dict[str, str]:
+    """Every capability in words: "works", "slower: ..." where a slower right way is taken, or "refused: ...".
+
+    >>> set(described(model).values())
+    {'works'}
+    """
+    found = table(model)
+    if not found["residual"].works:  # then nothing is right
+        return dict.fromkeys(found, f"refused: {found['residual'].why}")
+    kind = {name: "slower" if model.capabilities[name].falls_back else "refused" for name in found}
+    return {name: "works" if each.works else f"{kind[name]}: {each.why}" for name, each in found.items()}
+
+
 def versions() -> dict[str, str]:
     """Of the packages that decide what works.
 
@@ -169,7 +182,7 @@ def bare_pass(hf_model: Any) -> tuple[tuple[Tensor, ...], Tensor] | None:
     >>> bare_pass(torch.nn.Linear(2, 2)) is None
     True
     """
-    config = getattr(hf_model, "config", None)
+    config: Any = getattr(hf_model, "config", None)
     base = getattr(hf_model, getattr(hf_model, "base_model_prefix", ""), None)
     count = getattr(config, "num_hidden_layers", None)
     blocks = next((m for m in hf_model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == count), None)
@@ -218,7 +231,9 @@ def alone(model: Any) -> Iterator[None]:
 
 
 def residual_factor(model: Hooked) -> float:
-    """What attention and MLP are multiplied by before they are added to the residual stream (Granite: 0.22).
+    """What the outputs of attention and MLP are multiplied by before they are added (Granite: 0.22).
+
+    TransformerLens gives `attn_out` and `mlp_out` after it, and the heads before it.
 
     >>> residual_factor(model)
     1.0

@@ -272,19 +272,18 @@ def attribute(
     vectors.check_model(model)
     layer = vectors.default_layer if layer is None else model.check_layer(layer)
     support.require(model, "attribute")
-    factor = support.residual_factor(model)  # of all that is added
     u = vectors[emotion, layer] / vectors.residual_norm[vectors.layers.index(layer)]
     sites = ["attn_out", "mlp_out", SITES["head"]]
     embedded = model.run_with_cache([model.encode(text).ids], [0], ["resid_pre"])["resid_pre", 0]
     cache = model.run_with_cache([model.encode(text).ids], range(layer + 1), sites)
     rows: list[list[Any]] = [["embedding", None, None, float(embedded[0, -1].float().cpu() @ u)]]
     for block in range(layer + 1):
-        written = factor * cache["attn_out", block][0, -1].float().cpu()
+        written = cache["attn_out", block][0, -1].float().cpu()
         rows.append(["attention", block, None, float(written @ u)])
-        rows.append(["mlp", block, None, factor * float(cache["mlp_out", block][0, -1].float().cpu() @ u)])
+        rows.append(["mlp", block, None, float(cache["mlp_out", block][0, -1].float().cpu() @ u)])
         heads = head_outputs(model, cache[model.hook_name(block, SITES["head"])][0, -1].float(), block)
         whole = heads.sum(dim=0)
         # A norm after the attention (Gemma) scales each dimension of all heads alike.
-        scale = torch.where(whole.abs() > 1e-12, written / whole, 0) if normed_after(model, block) else factor
+        scale = torch.where(whole.abs() > 1e-12, written / whole, 0) if normed_after(model, block) else 1.0
         rows += [["head", block, head, float(x @ u)] for head, x in enumerate(heads * scale)]
     return pd.DataFrame(rows, columns=["kind", "layer", "head", "contribution"])

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from emolens.models import support
 from emolens.models.batching import plan
 from emolens.models.log_probs import GRADIENT_TOKENS, SharedPrompt, adding
 from emolens.models.model import HookedModel
@@ -35,9 +36,11 @@ def slopes_of_added(
         value: of the last residuals from the last token of `shared` on, padded on the right, and the texts' numbers.
     """
     model.require_one_row("slopes_of_added")
+    support.require(model, "gradients")
     rows = [shared.input(rest) for rest in rests]
     found, slopes = torch.empty(len(rows)), torch.empty(len(rows), len(places[0]), len(layers), model.d_model)
-    for numbers in plan([len(row) for row in rows], GRADIENT_TOKENS):
+    budget = GRADIENT_TOKENS if len(rows) < 2 or support.works(model, "several rows") else 1
+    for numbers in plan([len(row) for row in rows], budget):
         spans = torch.tensor([places[number] for number in numbers], device=model.device)
         added = torch.zeros(*spans.shape[:2], len(layers), model.d_model, device=model.device, requires_grad=True)
         hooks = [((layer, "resid_post"), adding(model, added[:, :, row], spans)) for row, layer in enumerate(layers)]
