@@ -176,7 +176,8 @@ class Page:
         """The post-trained children that ship with the package, by manner; of another model two short trainings."""
         if self.default:
             return {manner: load_adapter(self.model, manner) for manner in DIALOGUES}
-        watched: dict[str, Any] = {"watch": [name for names in MANNERS.values() for name in names], "vectors": vectors}
+        watched: dict[str, Any] = {"watch": [name for names in MANNERS.values() for name in names]}
+        watched["vectors"] = vectors.at(*vectors.layers[:-1])  # the last block cannot be watched
         print(f"No children of {self.title} ship with the package: two are trained now, on {SHORT.tokens} tokens each.")
         return {
             manner: posttrain(self.model, corpus.stimuli(rows), name=manner, recipe=SHORT, progress=False, **watched)

@@ -564,7 +564,7 @@ def results(found: Alignment, what: str) -> dict[str, StudyResult]:
         frame["null_low"], frame["null_high"] = np.min(lows, axis=0), np.max(highs, axis=0)
     null = f"{DRAWS} draws of {', '.join(drawn)}; an effect must be beyond each"
     at_headline = frame[frame["layer"].eq(found.layer) & frame["measure"].eq(found.options["measure"])]
-    frame = frame.drop(columns=[f"{kind}_centre" for kind in (*drawn, WITHIN)])
+    frame = frame.drop(columns=[f"{kind}_centre" for kind in (*drawn, WITHIN)], errors="ignore")
     wedge = at_headline[["contrast", "control", "null_high"]].rename(columns={"null_high": "null_r"})
     spoken_of = [found.options["control"], found.frame["control"].iloc[-1]]
     ranked = found.ranked[found.ranked["control"].isin(spoken_of)].merge(wedge, how="left")
