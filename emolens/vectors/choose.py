@@ -132,7 +132,7 @@ def _by_products(fitted: Tensor, query: Tensor, basis: Tensor, shrinkage: Sequen
 
     def score(train: Tensor, test: Tensor, known: Layout, held: Layout) -> dict[tuple[str, float | None], Tensor]:
         v_f, r_f = contrast_and_noise(among[train][:, train], known)
-        v_r, r_r = contrast_and_noise(r_f.T, known)
+        v_r, r_r = contrast_and_noise(r_f.T.contiguous(), known)
         v_v = contrast_and_noise(v_f.T, known)[0].diagonal()
         v_x, r_x = contrast_and_noise(_centred(across[test][:, train], held).T, known)
         v_b, x_b = contrast_and_noise(fitted_inside[train], known)[0], _centred(query_inside[test], held)

@@ -106,7 +106,7 @@ class FittedStories:
     >>> everything = torch.ones(len(corpus), dtype=torch.bool)
     >>> rows, scale = FittedStories(pooled, corpus, everything, None, 1.0, torch.device("cpu"))(2)
     >>> rows.shape
-    torch.Size([32, 32])
+    torch.Size([30, 32])
     """
 
     pooled: PooledActivations
