@@ -75,7 +75,7 @@ def test_it_equals_its_definition_whichever_matrix_is_smaller(d, shrinkage):
     unit = torch.nn.functional.normalize
     torch.testing.assert_close(whitening.cosines(x, vectors), unit(x @ w) @ unit(vectors @ w).T)
     assert len(whitening.factor) == min(d, STORIES)  # never the larger of the two
-    fewer = Whitening.of(contrast_and_noise(pooled.means(10, 0), Layout.of(corpus))[1], STORIES, shrinkage)
+    fewer = Whitening.of(contrast_and_noise(pooled.means(10, 0).double(), Layout.of(corpus))[1], STORIES, shrinkage)
     assert len(fewer.factor) == min(d, STORIES - EMOTIONS)
     torch.testing.assert_close(fewer.solve(vectors), vectors @ w @ w)
     at = fit(pooled, corpus, pooled_of(d)[2], shrinkage)
@@ -90,6 +90,28 @@ def test_choosing_gives_what_eigenvectors_give(d, folds):
     corpus, pooled, neutral = pooled_of(d, seed=d)
     found = [row["mrr"] for row in choose(pooled, corpus, neutral, folds=folds, progress=False) if row["shrinkage"]]
     assert found == pytest.approx(reference_sweep(pooled, corpus, neutral, folds), abs=1e-6)
+
+
+@pytest.mark.parametrize("loudest", [1, 30, 1e3])
+def test_choosing_is_right_however_loud_a_topic_or_a_dimension_is(loudest):
+    """In float32 a loud topic would take the digits of the vectors, and a loud dimension those of the ridge."""
+    corpus, pooled, neutral = pooled_of(80, seed=3)
+    layout, (rows, shard) = Layout.of(corpus), pooled.parts[0]
+    shift = loudest * torch.randn(TOPICS, 80, generator=torch.Generator().manual_seed(0))
+    for change in (lambda x: x + shift[layout.group], lambda x: torch.cat([loudest * x[..., :1], x[..., 1:]], dim=-1)):
+        louder = replace(pooled, parts=((rows, {rule: change(x) for rule, x in shard.items()}),))
+        found = [row["mrr"] for row in choose(louder, corpus, neutral, folds=5, progress=False) if row["shrinkage"]]
+        assert found == pytest.approx(reference_sweep(louder, corpus, neutral, 5), abs=2e-3)
+
+
+def test_choosing_where_stories_have_no_noise_whitens_nothing():
+    corpus, pooled, neutral = pooled_of(80)
+    layout, (rows, shard) = Layout.of(corpus), pooled.parts[0]
+    own, topic = torch.randn(EMOTIONS, 80), torch.randn(TOPICS, 80)
+    same = {rule: (own[layout.emotion] + topic[layout.group])[None] for rule in shard}
+    quiet = replace(pooled, parts=((rows, same),))
+    found = choose(quiet, corpus, neutral, folds=5, progress=False)
+    assert {row["mrr"] for row in found if row["method"] != "denoised"} == {1.0}
 
 
 @pytest.mark.parametrize("d", [4, 80])
@@ -115,7 +137,7 @@ def test_noise_of_cells_of_many_sizes_is_the_same_in_fewer_rows():
     cells = [("a", "x")] * 3 + [("b", "x")] * 2 + [("c", "x"), ("a", "y"), ("b", "y"), ("d", "z")]
     corpus = Corpus.from_rows([{"emotion": e, "topic": t, "text": f"{i}"} for i, (e, t) in enumerate(cells)])
     x, layout = torch.randn(len(cells), 5, generator=draw), Layout.of(corpus)
-    (vectors, residual), (same, noise) = contrast(x, layout), contrast_and_noise(x, layout)
+    (vectors, residual), (same, noise) = contrast(x, layout), contrast_and_noise(x.double(), layout)
     assert torch.equal(vectors, same) and len(noise) == layout.noise_rows() == len(cells) - 4
     torch.testing.assert_close(noise.T @ noise, residual.T @ residual)
 

@@ -27,6 +27,8 @@ from emolens.vectors.whitening import (
 )
 
 EXPLAINED = 0.5
+# Choosing in float32 keeps three digits: of vectors and noise beside all that stories differ by, and of the ridge.
+FAINT, LOUD = 1e-3, 3e-5
 
 Scores = Callable[[Tensor, Tensor, Layout, Layout], dict[tuple[str, float | None], Tensor]]
 
@@ -75,9 +77,8 @@ def choose(
     device, rows = neutral.mean.device, []
     said = f"leaving {'topics' if parts.by == 'topic' else 'stories'} out"
     for layer in tqdm(pooled.layers if layers is None else layers, desc=said, disable=not progress):
-        fitted = story_means(pooled, corpus, layer, rank).to(device).double()
-        query = means_from(pooled, start, layer).to(device).double()
-        basis = neutral.components(layer, EXPLAINED).double()
+        fitted = story_means(pooled, corpus, layer, rank).to(device)
+        query, basis = means_from(pooled, start, layer).to(device), neutral.components(layer, EXPLAINED)
         read = _by_products if layout.noise_rows() < fitted.shape[1] else _by_directions
         score = read(fitted, query, basis, shrinkage)
         found: dict[tuple[str, float | None], list[Tensor]] = {}
@@ -106,6 +107,7 @@ def _asked(known: Layout, held: Layout) -> Bool[Tensor, "held"]:
 
 def _by_directions(fitted: Tensor, query: Tensor, basis: Tensor, shrinkage: Sequence[float]) -> Scores:
     """Scores `text emotion` of the stories left out, by method and shrinkage: for a narrow model, by the directions."""
+    fitted, query, basis = fitted.double(), query.double(), basis.double()
 
     def score(train: Tensor, test: Tensor, known: Layout, held: Layout) -> dict[tuple[str, float | None], Tensor]:
         vectors, noise = contrast_and_noise(fitted[train], known)
@@ -123,8 +125,10 @@ def _by_products(fitted: Tensor, query: Tensor, basis: Tensor, shrinkage: Sequen
     """The same for a wide model, by the inner products of all stories, which are computed once for all folds.
 
     Vectors V and noise R are sums of stories with known weights, so that their inner products with each other and with
-    a text x are sums of those of the stories; see `whitening` for how x W W v follows from them.
+    a text x are sums of those of the stories; see `whitening` for how x W W v follows from them. Ranks take no more
+    digits than float32 has, unless something is so loud that vectors, noise or ridge drown in its rounding.
     """
+    exact = _by_directions(fitted, query, basis, shrinkage)
     shift = fitted.mean(dim=0)  # which every contrast takes away, so that it takes no digits
     fitted, query, width = fitted - shift, query - shift, fitted.shape[1]
     among, across = products(fitted), query @ fitted.T
@@ -140,10 +144,10 @@ def _by_products(fitted: Tensor, query: Tensor, basis: Tensor, shrinkage: Sequen
         found = {("raw", None): v_x.T / norm, ("denoised", None): (v_x.T - x_b @ v_b.T) / left}
         stories, size = len(known.emotion), float(v_v.mean()) / width
         level = noise_level(r_r, stories, width, size)
+        faint = min(level, size) * width <= FAINT * float(among.diagonal()[train].mean())
+        if faint or stories * min(shrinkage) * level <= LOUD * float(r_r.norm()):
+            return exact(train, test, known, held)
         for a in shrinkage:
-            if level == 0:
-                found["whitened", a] = found["raw", None]
-                continue
             solved = torch.cholesky_solve(v_r.T, ridge_factor(r_r, stories * a * level))
             whitened_norm = _root(v_v - (v_r.T * solved).sum(dim=0))
             found["whitened", a] = (v_x.T - r_x.T @ solved) / whitened_norm

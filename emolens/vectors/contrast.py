@@ -92,7 +92,7 @@ def contrast(
     >>> raw.shape, bool(raw.mean(dim=0).abs().max() < 1e-6)
     (torch.Size([6, 3]), True)
     """
-    vectors, centred, cell, means = _cells(x, layout)
+    vectors, centred, cell, means = _cells(x.double(), layout)
     return vectors, centred - means[cell]
 
 
@@ -102,10 +102,10 @@ def contrast_and_noise(
     """As `contrast`, with fewer rows R for the residuals, of the same R'R: as many as there are stories less cells.
 
     The stories of an emotion in a register are turned so that one of them is their mean, which is left out
-    (Helmert's contrasts). What is linear in R'R, such as the covariance, stays as it is.
+    (Helmert's contrasts). What is linear in R'R, such as the covariance, stays as it is. Computed in the dtype of `x`.
 
     >>> x, layout = torch.randn(len(corpus), 3), Layout.of(corpus)
-    >>> residual, rows = contrast(x, layout)[1], contrast_and_noise(x, layout)[1]
+    >>> residual, rows = contrast(x, layout)[1], contrast_and_noise(x.double(), layout)[1]
     >>> len(residual), len(rows), torch.allclose(residual.T @ residual, rows.T @ rows)
     (36, 30, True)
     """
@@ -115,7 +115,7 @@ def contrast_and_noise(
     for count in sorted(set(counts.tolist()) - {1}):
         chosen = (counts == count).nonzero()[:, 0]
         chosen = chosen[cell[chosen].argsort(stable=True)].view(-1, count)
-        rows.append((_helmert(count).to(x.device) @ centred[chosen]).flatten(0, 1))
+        rows.append((_helmert(count).to(x) @ centred[chosen]).flatten(0, 1))
     return vectors, torch.cat(rows)
 
 
@@ -135,7 +135,6 @@ def _cells(
     Float[Tensor, "cell d_model"],
 ]:
     """The vectors, the stories less their topic's mean, the cell of each (register and emotion), the cells' means."""
-    x = x.double()
     group, n = layout.group.to(x.device), len(layout.emotions)
     centred = x - group_mean(x, group, int(group.max()) + 1)[group]
     cell = (layout.register * n + layout.emotion).to(x.device)

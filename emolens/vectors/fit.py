@@ -122,7 +122,7 @@ class FittedStories:
         kept = zip(self.corpus, self.keep.tolist(), strict=True)
         layout = Layout.of(Corpus(tuple(story for story, chosen in kept if chosen)))
         x = story_means(self.pooled, self.corpus, layer, self.rank)[self.keep].to(self.device)
-        vectors, noise = contrast_and_noise(x, layout)
+        vectors, noise = contrast_and_noise(x.double(), layout)
         size = float(vectors.square().mean())
         return x, layout, Whitening.of(noise, len(x), self.shrinkage, size), vectors
 
