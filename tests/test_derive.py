@@ -97,8 +97,8 @@ def test_whitening_equals_its_definition():
     corpus, pooled, _, _ = planted()
     vectors, residual = contrast(pooled.means(50, 0), Layout.of(corpus))
     vectors, residual = vectors.float(), residual.float()
-    whitening = Whitening.of(residual, 0.5)
-    directions, (basis, scale) = whitening.directions(vectors).float(), whitening.noise()
+    whitening = Whitening.of(residual, len(residual), 0.5)
+    directions, (basis, scale) = whitening.directions(vectors).float(), whitening.kept()
     s = residual.T @ residual / len(residual)
     values, q = torch.linalg.eigh(s + 0.5 * torch.eye(D) * s.trace() / D)
     w = q @ torch.diag(values.rsqrt()) @ q.T
@@ -204,7 +204,7 @@ def test_the_bootstrap_interval_covers_the_mean_and_groups_widen_it():
 
 def test_without_two_stories_of_an_emotion_the_noise_is_unknown_and_whitening_changes_nothing():
     vectors = torch.randn(5, 12, generator=torch.Generator().manual_seed(0))
-    whitening = Whitening.of(torch.zeros(5, 12), 0.3, float(vectors.square().mean()))
-    directions, (rows, scale) = whitening.directions(vectors).float(), whitening.noise()
+    whitening = Whitening.of(torch.zeros(5, 12), 5, 0.3, float(vectors.square().mean()))
+    directions, (rows, scale) = whitening.directions(vectors).float(), whitening.kept()
     torch.testing.assert_close(directions, torch.nn.functional.normalize(vectors, dim=1))
     assert rows.shape == (0, 12) and torch.equal(scale, torch.ones(1))  # a norm is the plain norm

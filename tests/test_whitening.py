@@ -13,7 +13,7 @@ from emolens.reading.read import score
 from emolens.vectors import derive as recipe
 from emolens.vectors import fit as fitting
 from emolens.vectors.choose import choose
-from emolens.vectors.contrast import Layout, contrast
+from emolens.vectors.contrast import Layout, contrast, contrast_and_noise
 from emolens.vectors.emotion_vectors import EmotionVectors, _checksum
 from emolens.vectors.fit import fit, nearest_first
 from emolens.vectors.folds import Folds
@@ -69,24 +69,49 @@ def reference_sweep(pooled, corpus, neutral, folds):
 def test_it_equals_its_definition_whichever_matrix_is_smaller(d, shrinkage):
     corpus, pooled, _ = pooled_of(d)
     vectors, residual = contrast(pooled.means(10, 0), Layout.of(corpus))
-    w, whitening = reference(residual, shrinkage), Whitening.of(residual, shrinkage)
+    w, whitening = reference(residual, shrinkage), Whitening.of(residual, STORIES, shrinkage)
     torch.testing.assert_close(whitening.solve(vectors), vectors @ w @ w)
     x = torch.randn(7, d, dtype=torch.float64)
     unit = torch.nn.functional.normalize
     torch.testing.assert_close(whitening.cosines(x, vectors), unit(x @ w) @ unit(vectors @ w).T)
     assert len(whitening.factor) == min(d, STORIES)  # never the larger of the two
+    fewer = Whitening.of(contrast_and_noise(pooled.means(10, 0).double(), Layout.of(corpus))[1], STORIES, shrinkage)
+    assert len(fewer.factor) == min(d, STORIES - EMOTIONS)
+    torch.testing.assert_close(fewer.solve(vectors), vectors @ w @ w)
     at = fit(pooled, corpus, pooled_of(d)[2], shrinkage)
     torch.testing.assert_close(at.whitened_norm(x.float(), 0), (x @ w).norm(dim=1).float(), rtol=1e-4, atol=1e-5)
     both = score(x.float(), replace(at, centre_stories=torch.zeros(1, d)), 0, "whitened")
     torch.testing.assert_close(both, (unit(x @ w) @ unit(vectors @ w).T).float(), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("d", [8, 23, 25, 80])  # 24 stories are fitted on, so that both ways and the edge are taken
+@pytest.mark.parametrize("d", [8, 24, 25, 80])  # 30 stories have 24 rows of noise: both ways, and the edge
 @pytest.mark.parametrize("folds", [2, 5])
 def test_choosing_gives_what_eigenvectors_give(d, folds):
     corpus, pooled, neutral = pooled_of(d, seed=d)
     found = [row["mrr"] for row in choose(pooled, corpus, neutral, folds=folds, progress=False) if row["shrinkage"]]
     assert found == pytest.approx(reference_sweep(pooled, corpus, neutral, folds), abs=1e-6)
+
+
+@pytest.mark.parametrize("loudest", [1, 30, 1e3])
+def test_choosing_is_right_however_loud_a_topic_or_a_dimension_is(loudest):
+    """In float32 a loud topic would take the digits of the vectors, and a loud dimension those of the ridge."""
+    corpus, pooled, neutral = pooled_of(80, seed=3)
+    layout, (rows, shard) = Layout.of(corpus), pooled.parts[0]
+    shift = loudest * torch.randn(TOPICS, 80, generator=torch.Generator().manual_seed(0))
+    for change in (lambda x: x + shift[layout.group], lambda x: torch.cat([loudest * x[..., :1], x[..., 1:]], dim=-1)):
+        louder = replace(pooled, parts=((rows, {rule: change(x) for rule, x in shard.items()}),))
+        found = [row["mrr"] for row in choose(louder, corpus, neutral, folds=5, progress=False) if row["shrinkage"]]
+        assert found == pytest.approx(reference_sweep(louder, corpus, neutral, 5), abs=2e-3)
+
+
+def test_choosing_where_stories_have_no_noise_whitens_nothing():
+    corpus, pooled, neutral = pooled_of(80)
+    layout, (rows, shard) = Layout.of(corpus), pooled.parts[0]
+    own, topic = torch.randn(EMOTIONS, 80), torch.randn(TOPICS, 80)
+    same = {rule: (own[layout.emotion] + topic[layout.group])[None] for rule in shard}
+    quiet = replace(pooled, parts=((rows, same),))
+    found = choose(quiet, corpus, neutral, folds=5, progress=False)
+    assert {row["mrr"] for row in found if row["method"] != "denoised"} == {1.0}
 
 
 @pytest.mark.parametrize("d", [4, 80])
@@ -96,14 +121,25 @@ def test_dimensions_without_variance_and_copies_of_others_do_no_harm(d):
     x[:, 0], x[:, 1] = 3.0, x[:, 2]
     vectors, residual = contrast(x, Layout.of(corpus))
     for a in (1e-6, 1.0):
-        directions = Whitening.of(residual, a).directions(vectors)
+        directions = Whitening.of(residual, STORIES, a).directions(vectors)
         assert directions.isfinite().all() and directions[:, 0].abs().max() < 1e-6
         torch.testing.assert_close(directions[:, 1], directions[:, 2], rtol=1e-4, atol=1e-6)
 
 
 def test_what_cannot_be_inverted_is_named():
-    with pytest.raises(ValueError, match="noise of 5 stories can't be inverted with a shrinkage of 1e-300: raise it"):
-        Whitening.of(torch.ones(5, 3), 1e-300)
+    with pytest.raises(ValueError, match="can't be inverted with a ridge of .*: the shrinkage is too small, raise it"):
+        Whitening.of(torch.ones(5, 3), 5, 1e-300)
+
+
+def test_noise_of_cells_of_many_sizes_is_the_same_in_fewer_rows():
+    """One story, two and three of an emotion in a topic, and one that is told of another topic alone."""
+    draw = torch.Generator().manual_seed(0)
+    cells = [("a", "x")] * 3 + [("b", "x")] * 2 + [("c", "x"), ("a", "y"), ("b", "y"), ("d", "z")]
+    corpus = Corpus.from_rows([{"emotion": e, "topic": t, "text": f"{i}"} for i, (e, t) in enumerate(cells)])
+    x, layout = torch.randn(len(cells), 5, generator=draw), Layout.of(corpus)
+    (vectors, residual), (same, noise) = contrast(x, layout), contrast_and_noise(x.double(), layout)
+    assert torch.equal(vectors, same) and len(noise) == layout.noise_rows() == len(cells) - 4
+    torch.testing.assert_close(noise.T @ noise, residual.T @ residual)
 
 
 # --- layers whose noise is not held ----------------------------------------------------------------
@@ -111,7 +147,7 @@ def test_what_cannot_be_inverted_is_named():
 
 def few(monkeypatch, layers, d=8):
     """Only so many layers hold their noise from now on."""
-    monkeypatch.setattr(fitting, "NOISE_BYTES", layers * 4 * d * min(d, STORIES))
+    monkeypatch.setattr(fitting, "NOISE_BYTES", layers * 4 * d * min(d, STORIES - EMOTIONS))
 
 
 def test_noise_is_held_around_the_chosen_layer_and_the_default_one(monkeypatch):
@@ -200,7 +236,7 @@ def test_a_file_holds_the_noise_of_a_band_alone(monkeypatch, tmp_path):
     path = vectors.save(tmp_path / "v.safetensors")
     loaded = EmotionVectors.load(path)
     assert loaded.noise_layers == vectors.noise_layers and len(loaded.noise_layers) == 2
-    assert path.stat().st_size < vectors.with_noise().save(tmp_path / "w.safetensors").stat().st_size - 6 * 4 * 80 * 30
+    assert path.stat().st_size < vectors.with_noise().save(tmp_path / "w.safetensors").stat().st_size - 6 * 4 * 80 * 24
 
 
 def rewritten(path, change):

@@ -48,6 +48,14 @@ class Layout:
         """
         return Layout(self.emotions, self.registers, self.emotion[rows], self.register[rows], self.group[rows])
 
+    def noise_rows(self) -> int:
+        """How many rows `contrast_and_noise` gives: the stories less one for each emotion of a register.
+
+        >>> Layout.of(corpus).noise_rows()
+        30
+        """
+        return len(self.emotion) - len((self.register * len(self.emotions) + self.emotion).unique())
+
     def told_beside_others(self) -> Bool[Tensor, "emotion"]:
         """Which emotions have a story in a group that another emotion is in too; centring erases those of others.
 
@@ -84,11 +92,53 @@ def contrast(
     >>> raw.shape, bool(raw.mean(dim=0).abs().max() < 1e-6)
     (torch.Size([6, 3]), True)
     """
-    x = x.double()
+    vectors, centred, cell, means = _cells(x.double(), layout)
+    return vectors, centred - means[cell]
+
+
+def contrast_and_noise(
+    x: Float[Tensor, "text d_model"], layout: Layout
+) -> tuple[Float[Tensor, "emotion d_model"], Float[Tensor, "row d_model"]]:
+    """As `contrast`, with fewer rows R for the residuals, of the same R'R: as many as there are stories less cells.
+
+    The stories of an emotion in a register are turned so that one of them is their mean, which is left out
+    (Helmert's contrasts). What is linear in R'R, such as the covariance, stays as it is. Computed in the dtype of `x`.
+
+    >>> x, layout = torch.randn(len(corpus), 3), Layout.of(corpus)
+    >>> residual, rows = contrast(x, layout)[1], contrast_and_noise(x.double(), layout)[1]
+    >>> len(residual), len(rows), torch.allclose(residual.T @ residual, rows.T @ rows)
+    (36, 30, True)
+    """
+    vectors, centred, cell, _ = _cells(x, layout)
+    counts = torch.bincount(cell)[cell]
+    rows = [centred[:0]]
+    for count in sorted(set(counts.tolist()) - {1}):
+        chosen = (counts == count).nonzero()[:, 0]
+        chosen = chosen[cell[chosen].argsort(stable=True)].view(-1, count)
+        rows.append((_helmert(count).to(x) @ centred[chosen]).flatten(0, 1))
+    return vectors, torch.cat(rows)
+
+
+def _helmert(n: int) -> Float[Tensor, "row n"]:
+    """n - 1 orthonormal rows, each at right angles to the mean."""
+    k = torch.arange(1, n, dtype=torch.float64)
+    rows = torch.ones(n - 1, n, dtype=torch.float64).tril() - torch.diag_embed(k, offset=1)[:-1]
+    return rows / (k * (k + 1)).sqrt()[:, None]
+
+
+def _cells(
+    x: Float[Tensor, "text d_model"], layout: Layout
+) -> tuple[
+    Float[Tensor, "emotion d_model"],
+    Float[Tensor, "text d_model"],
+    Int[Tensor, "text"],
+    Float[Tensor, "cell d_model"],
+]:
+    """The vectors, the stories less their topic's mean, the cell of each (register and emotion), the cells' means."""
     group, n = layout.group.to(x.device), len(layout.emotions)
     centred = x - group_mean(x, group, int(group.max()) + 1)[group]
     cell = (layout.register * n + layout.emotion).to(x.device)
     means = group_mean(centred, cell, n * len(layout.registers))
     vectors = means.view(len(layout.registers), n, -1).nanmean(dim=0)
     present = torch.bincount(layout.emotion, minlength=n) > 0
-    return vectors - vectors[present.to(x.device)].mean(dim=0), centred - means[cell]
+    return vectors - vectors[present.to(x.device)].mean(dim=0), centred, cell, means

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from emolens.corpus.stories import Corpus
 from emolens.vectors.choose import EXPLAINED
-from emolens.vectors.contrast import Layout, contrast, group_mean
+from emolens.vectors.contrast import Layout, contrast, contrast_and_noise, group_mean
 from emolens.vectors.direction import position_of
 from emolens.vectors.emotion_vectors import METHODS, EmotionVectors, unit
 from emolens.vectors.folds import Folds
@@ -66,7 +66,7 @@ def fit(
     for layer in near:
         x, layout, whitening, vectors = stories.whitened(layer)
         if not noises or _size(noises) * (1 + 1 / len(noises)) <= NOISE_BYTES:
-            noises[layer] = whitening.noise()
+            noises[layer] = whitening.kept()
         basis = neutral.components(layer, EXPLAINED)
         centre = group_mean(x, layout.register, len(layout.registers)).nanmean(dim=0)
         per_layer.append(
@@ -106,7 +106,7 @@ class FittedStories:
     >>> everything = torch.ones(len(corpus), dtype=torch.bool)
     >>> rows, scale = FittedStories(pooled, corpus, everything, None, 1.0, torch.device("cpu"))(2)
     >>> rows.shape
-    torch.Size([32, 32])
+    torch.Size([30, 32])
     """
 
     pooled: PooledActivations
@@ -122,13 +122,14 @@ class FittedStories:
         kept = zip(self.corpus, self.keep.tolist(), strict=True)
         layout = Layout.of(Corpus(tuple(story for story, chosen in kept if chosen)))
         x = story_means(self.pooled, self.corpus, layer, self.rank)[self.keep].to(self.device)
-        vectors, residual = contrast(x, layout)
-        return x, layout, Whitening.of(residual, self.shrinkage, float(vectors.square().mean())), vectors
+        vectors, noise = contrast_and_noise(x.double(), layout)
+        size = float(vectors.square().mean())
+        return x, layout, Whitening.of(noise, len(x), self.shrinkage, size), vectors
 
     def __call__(self, layer: int) -> tuple[Tensor, Tensor]:
         """The noise of a layer."""
         if layer not in self.last:
-            noise = self.whitened(layer)[2].noise()
+            noise = self.whitened(layer)[2].kept()
             self.last.clear()
             self.last[layer] = noise
         return self.last[layer]

@@ -14,7 +14,7 @@ from emolens.models.hooked import Layers
 from emolens.models.model import HookedModel
 from emolens.models.texts import Text
 from emolens.vectors.pooling import NORM_FROM_RANK
-from emolens.vectors.whitening import algebra_device
+from emolens.vectors.whitening import algebra_device, products
 
 SAMPLE = 2048  # tokens that are kept of a model wider than this; of a narrower one the covariance is
 SMALL = 1024  # all eigenvectors of a matrix of this size are a matter of a second
@@ -92,8 +92,8 @@ class SampledMoments:
         >>> torch.allclose(rows @ rows.T, torch.eye(len(rows)), atol=1e-5)
         True
         """
-        x = self.tokens[self.layers.index(layer)].to(self.mean.device).double()
-        return torch.nn.functional.normalize(_leading(x @ x.T, explained).T @ x, dim=1).float()
+        x = self.tokens[self.layers.index(layer)].to(self.mean.device)
+        return torch.nn.functional.normalize(_leading(products(x), explained).T @ x, dim=1)
 
 
 def _leading(square: Float[Tensor, "n n"], explained: float) -> Float[Tensor, "n component"]:
