@@ -11,7 +11,7 @@ from torch import Tensor
 
 from emolens.corpus import Corpus
 from emolens.models.model import HookedModel
-from emolens.reading.read import score
+from emolens.reading.read import activations, score
 from emolens.stats import bootstrap_mean, p_value
 from emolens.vectors.direction import unit
 from emolens.vectors.emotion_vectors import EmotionVectors
@@ -81,6 +81,27 @@ class Shuffled:
         directions = unit(x.float() - centre)
         for sets in self.refits.at(layer):
             yield torch.einsum("td,sed->ste", directions, unit(sets[:, rows])).numpy()
+
+
+def mean_over(
+    model: HookedModel,
+    texts: Sequence[Any],
+    layers: Sequence[int],
+    spans: Sequence[Sequence[tuple[int, int]]],
+    parts: Sequence[Sequence[tuple[int, int]]] | None = None,
+) -> Float[Tensor, "layer part d_model"]:
+    """Mean activations over all tokens of a part, for all layers in one pass.
+
+    Args:
+        spans: of each text.
+        parts: the same spans in the same order, grouped otherwise: default a part for each text.
+    """
+    parts = spans if parts is None else parts
+    x = activations(model, texts, layers, spans)
+    counts = torch.tensor([float(end - start) for part in parts for start, end in part])
+    owner = torch.tensor([number for number, part in enumerate(parts) for _ in part])
+    total = torch.zeros(len(layers), len(parts), x.shape[-1]).index_add(1, owner, x * counts[:, None])
+    return total / torch.zeros(len(parts)).index_add(0, owner, counts)[:, None]
 
 
 def shuffled_sets(

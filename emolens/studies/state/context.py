@@ -1,7 +1,7 @@
 """From the word to what is meant: where does the context of a text reach its later tokens? (section 7)
 
-Two prefixes are followed by one identical target, whose tokens are the same after both, so that no bag of words can tell
-the two apart there. Beside it stand words whose connotation is the opposite of what their sentence means.
+Two prefixes are followed by one identical target, whose tokens are the same after both, so that no bag of words can
+tell the two apart there. Beside it stand words whose connotation is the opposite of what their sentence means.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,7 +40,7 @@ def run(
     """Valence at the target after a favourable less after an unfavourable prefix; and of words against their sentences.
 
     Valence is the mean score of the pleasant less that of the unpleasant emotions. A positive effect of "word" and
-    "end" is that of the word's connotation; what is meant is its opposite, so that a negative one is that of the meaning.
+    "end" is that of the word's connotation; what is meant is its opposite, so that a negative one is the meaning's.
 
     Args:
         rows: rows like the packaged ones (`corpus.stimuli("context")`), of either kind or of both.
@@ -187,7 +187,8 @@ def crossing(
 
     >>> each = {("end", "denoised", n): np.array([0.2, 0.3, 0.25]) * (1 - n) for n in range(3)}
     >>> crossing(each | {("end", "whitened", n): each["end", "denoised", n] for n in range(3)}, range(3)).headline()
-    'At the end of the sentence the meaning outweighs the connotation from block 2 on, in 100% of the draws of sentences.'
+    'At the end of the sentence the meaning outweighs the connotation from block 2 on, in 100% of the draws of
+    sentences.'
     """
     rows = []
     for method in READOUTS:
@@ -224,6 +225,6 @@ def of_crossing(frame: pd.DataFrame) -> str:
             f"sentences it is."
         )
     return (
-        f"{begin} meaning outweighs the connotation from block {row['block']:.0f} on, in {row['share']:.0%} of the draws "
-        f"of sentences."
+        f"{begin} meaning outweighs the connotation from block {row['block']:.0f} on, in {row['share']:.0%} of the "
+        f"draws of sentences."
     )

@@ -1,8 +1,9 @@
 """Whose emotion is read where: the user's or the one that the reply will hold? (section 7)
 
-In each conversation the user feels one emotion and the assistant's reply holds another. Both are read at the user's last
-token, at the token right before the reply, and over the reply. The paper found that the two first places have little in
-common (r = 0.11) and that the token before the reply foretells the reply (0.87) better than the user's end (0.59).
+In each conversation the user feels one emotion and the assistant's reply holds another. Both are read at the user's
+last token, at the token right before the reply, and over the reply. The paper found that the two first places have
+little in common (r = 0.11) and that the token before the reply foretells the reply (0.87) better than the user's end
+(0.59).
 """
 
 from collections.abc import Mapping, Sequence
@@ -198,15 +199,16 @@ def headline(frame: pd.DataFrame, vectors: EmotionVectors) -> str:
     row = chosen_row(frame, vectors, place="before the reply", whose="user less assistant")
     side = "above" if row["effect"] > 0 else "below"
     return (
-        f"Right before the reply the user's emotion is read {abs(row['effect']):.3f} {side} the one that the reply will "
-        f"hold, {against(row['p'], 'exchanged conversations')}."
+        f"Right before the reply the user's emotion is read {abs(row['effect']):.3f} {side} the one that the reply "
+        f"will hold, {against(row['p'], 'exchanged conversations')}."
     )
 
 
 def of_between(frame: pd.DataFrame, vectors: EmotionVectors) -> str:
     """The three correlations, with the denoised readout.
 
-    >>> rows = [(f"{a} and {b}", r, 0.01) for (a, b), r in zip(PAIRS, (0.5, 0.8, 0.4))] + [("foretold better", 0.4, 0.02)]
+    >>> rows = [(f"{a} and {b}", r, 0.01) for (a, b), r in zip(PAIRS, (0.5, 0.8, 0.4))]
+    >>> rows.append(("foretold better", 0.4, 0.02))
     >>> frame = pd.DataFrame(rows, columns=["pair", "effect", "p"]).assign(method="denoised", layer=2)
     >>> of_between(frame, vectors.at(2))
     "The user's end and the token before the reply correlate at 0.50; the latter foretells the reply at 0.80, the former
