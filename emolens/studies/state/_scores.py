@@ -48,7 +48,7 @@ def held(
     values: Float[np.ndarray, "text emotion"],
     truth: Int[np.ndarray, "text"],
     orders: Int[np.ndarray, "draw text"],
-    sets: Float[np.ndarray, "draw text emotion"] | None = None,
+    sets: Float[np.ndarray, "set text emotion"] | None = None,
     seed: int = 0,
 ) -> dict[str, float]:
     """The mean value of the own emotions, its interval over texts, and p against either null.
@@ -71,7 +71,7 @@ class Shuffled:
 
     def scores(
         self, x: Float[Tensor, "text d_model"], layer: int, centre: Float[Tensor, "d_model"], emotions: Sequence[str]
-    ) -> Float[np.ndarray, "draw text emotion"] | None:
+    ) -> Float[np.ndarray, "set text emotion"] | None:
         """What each set reads of centred texts, for some of its emotions."""
         return None if self.refits is None else np.concatenate(list(self._scores(x, layer, centre, emotions)))
 

@@ -29,6 +29,7 @@ from emolens.stats import Verdict, bootstrap_mean, p_text, tail_p
 from emolens.studies._common import READOUTS, against, check_size, chosen_row, layers_of, near, with_vectors
 from emolens.studies.reading.lexical import embeddings, vectors_of
 from emolens.studies.state._scores import (
+    Shuffled,
     conversation,
     held,
     margins,
@@ -139,13 +140,13 @@ def run(
     vectors.check_model(model)
     said = conversations(model, vectors, rows)
     layers, shuffled = layers_of(vectors, size), shuffled_sets(model, vectors, size, corpus, seed)
-    x = activations(model, list(said.messages), layers, said.spans).unflatten(1, (len(said.truth), len(PLACES)))
+    x = by_place(model, said, layers)
     orders = permutations(said.truth, draws, seed)
     frame = pd.DataFrame(
         row
         for number, layer in enumerate(layers)
         for method in READOUTS
-        for row in _of_layer(x[number], said, vectors[list(said.emotions)], layer, method, orders, shuffled, seed)
+        for row in of_layer(x[number], said, vectors[list(said.emotions)], layer, method, orders, shuffled, seed)
     )
     words = null_words(shuffled, draws, "the conversations' emotions")
     options = {"series": "series", "title": "The story's emotion less the others", "ylabel": "difference of cosines"}
@@ -157,17 +158,40 @@ def run(
     return results
 
 
-def _of_layer(
+def by_place(
+    model: HookedModel, said: Conversations, layers: Sequence[int]
+) -> Float[Tensor, "layer text place d_model"]:
+    """Mean activations of each conversation's turns, and of the last token, from one pass over all layers.
+
+    >>> by_place(model, conversations(model, vectors), [2]).shape
+    torch.Size([1, 24, 6, 32])
+    """
+    x = activations(model, list(said.messages), layers, said.spans)
+    return x.unflatten(1, (len(said.truth), len(PLACES)))
+
+
+def of_layer(
     x: Float[Tensor, "text place d_model"],
     said: Conversations,
     vectors: EmotionVectors,
     layer: int,
     method: str,
     orders: Int[np.ndarray, "draw text"],
-    shuffled: Any,
-    seed: int,
+    shuffled: Shuffled = Shuffled(),  # noqa: B008 (frozen)
+    seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """The rows of all places, and what is left of the rise after the story."""
+    """The rows of all places at one layer, and what is left of the rise after the story.
+
+    Args:
+        vectors: of the conversations' emotions.
+        orders: the conversations' emotions in other orders.
+
+    >>> said = conversations(model, vectors)
+    >>> x, orders = by_place(model, said, [2])[0], permutations(said.truth, 39)
+    >>> rows = of_layer(x, said, vectors[list(said.emotions)], 2, "denoised", orders)
+    >>> [row["place"] for row in rows if "kept" in row]
+    ['after', 'question after', 'last token']
+    """
     centre, read = x.mean(dim=(0, 1)), reader(vectors, layer, method)
     values = {place: margins(read(x[:, number], centre)) for number, place in enumerate(PLACES)}
     rows = []

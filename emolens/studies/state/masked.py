@@ -362,7 +362,8 @@ def headline(frame: pd.DataFrame, layer: int) -> str:
     felt, shown = rows.loc["felt with stories"], rows.loc["shown with stories"]
     return (
         f"Vectors of a felt and hidden emotion have a cosine of {felt['effect']:.2f} with the stories' vectors "
-        f"(ceiling {felt['ceiling']:.2f}; exchanged names: {p_text(felt['p'])}), those of a shown one {shown['effect']:.2f}."
+        f"(ceiling {felt['ceiling']:.2f}; exchanged names: {p_text(felt['p'])}), those of a shown one "
+        f"{shown['effect']:.2f}."
     )
 
 
@@ -414,9 +415,9 @@ def steering(
 ) -> StudyResult:
     """What the masked vectors and the felt emotion's own do to denial against admission, in ten scenes.
 
-    In nats per token, for a strength of 0.1 on the tokens of the answer, in the first order: one backward pass gives the
-    slope along every direction, those of the nulls as well. In "full" `steered` is what the strength itself does. The
-    masked vectors are those of the dialogues after their scenario.
+    In nats per token, for a strength of 0.1 on the tokens of the answer, in the first order: one backward pass gives
+    the slope along every direction, those of the nulls as well. In "full" `steered` is what the strength itself does.
+    The masked vectors are those of the dialogues after their scenario.
 
     >>> labels = np.array([(i, j) for i in range(6) for j in range(6) if i != j])
     >>> said = Masked(vectors.emotions, labels, torch.randn(2, 1, 30, 32))
@@ -498,6 +499,6 @@ def of_steering(frame: pd.DataFrame) -> str:
     beyond = frame["verdict"].eq(Verdict.BEYOND).groupby(frame["vectors"]).sum()
     n = int((frame["vectors"] == "masked").sum())
     return (
-        f"Denial over admission is moved beyond the nulls by {beyond['masked']} of {n} vectors of hidden emotions and by "
-        f"{beyond['story']} of the stories' own."
+        f"Denial over admission is moved beyond the nulls by {beyond['masked']} of {n} vectors of hidden emotions and "
+        f"by {beyond['story']} of the stories' own."
     )

@@ -83,8 +83,8 @@ def run(
         rows: dialogues like the packaged ones (`corpus.speakers()`).
 
     Returns:
-        "grouping", by role and by person as two contrasts, decided by test; "speakers", the cosines of each two sets and
-        of each set with the stories' vectors; "matrix", these at the chosen layer, with the split halves on the
+        "grouping", by role and by person as two contrasts, decided by test; "speakers", the cosines of each two sets
+        and of each set with the stories' vectors; "matrix", these at the chosen layer, with the split halves on the
         diagonal; and "affect", valence and arousal of the two speakers against each other.
 
     Raises:
@@ -346,8 +346,8 @@ def of_pairs(frame: pd.DataFrame, layer: int) -> str:
     mean = tokens.mean()
     return (
         f"Vectors of the present speaker have a cosine of {present['effect']:.2f} with each other (ceiling "
-        f"{present['ceiling']:.2f}), and with those of the other speaker on the same tokens one of {mean['effect']:.2f} "
-        f"(ceiling {mean['ceiling']:.2f})."
+        f"{present['ceiling']:.2f}), and with those of the other speaker on the same tokens one of "
+        f"{mean['effect']:.2f} (ceiling {mean['ceiling']:.2f})."
     )
 
 

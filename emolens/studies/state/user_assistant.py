@@ -124,7 +124,7 @@ def _of_place(
     values: Float[np.ndarray, "text emotion"],
     truth: Mapping[str, Int[np.ndarray, "text"]],
     orders: Int[np.ndarray, "draw text"],
-    sets: Float[np.ndarray, "draw text emotion"] | None,
+    sets: Float[np.ndarray, "set text emotion"] | None,
     seed: int,
 ) -> list[dict[str, Any]]:
     """The user's and the assistant's emotion at a place, and the difference of the two."""
