@@ -70,7 +70,7 @@ def run(
         own = [(row, where) for row, where in zip(rows, spans, strict=True) if row["kind"] == kind]
         if own:
             found.append(_measured(model, vectors, layers, own, places, shuffled, weights, seed))
-    frame, each = pd.concat([part for part, _ in found], ignore_index=True), found[-1][1]
+    frame, each = pd.concat([part for part, _ in found], ignore_index=True).dropna(axis=1, how="all"), found[-1][1]
     words = null_words(shuffled, FLIPS, "the texts' signs")
     options = {"series": "series", "title": "Context and word, by layer", "ylabel": "standard deviations"}
     shown = StudyResult("context", frame, headline(frame, vectors), words, "effect_by_layer", options)

@@ -10,6 +10,7 @@ story that is left in the answer after. Its interval over conversations lies bel
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,8 @@ PLACES = (*PARTS, "question before", "question after", "last token")
 KEPT = 0.25  # of the rise: a state of which less is left in the next answer returns
 WINDOW = 8  # tokens over which the curve after the story is averaged
 RETURNS, PERSISTS, UNDECIDED = "returns", "persists", "undecided"
+FEATURES = ("activations", "scores")
+PENALTY = 10.0  # of the regression (C of scikit-learn), for features of mean norm 1
 FITS = {"full": 99, "quick": 39}  # of the regression to permuted labels
 FITTED = ("before", "inside", "after", "last token")  # where the emotion is looked for by regression
 
@@ -148,6 +151,7 @@ def run(
         for method in READOUTS
         for row in of_layer(x[number], said, vectors[list(said.emotions)], layer, method, orders, shuffled, seed)
     )
+    frame = frame.dropna(axis=1, how="all")  # where no vectors were refitted
     words = null_words(shuffled, draws, "the conversations' emotions")
     options = {"series": "series", "title": "The story's emotion less the others", "ylabel": "difference of cosines"}
     results = {"locality": StudyResult("locality", frame, headline(frame, vectors), words, "effect_by_layer", options)}
@@ -400,30 +404,35 @@ def persistence(
     draws: int = 99,
     seed: int = 0,
 ) -> StudyResult:
-    """Whether the story's emotion can be told at a place by logistic regression, leaving one conversation out.
+    """Whether the story's emotion can be told at a place by logistic regression on the other conversations.
 
-    The null permutes the emotions of the conversations and fits again. "before" is a null of its own: there has been
-    no story yet. Every layer has its share; p is of the chosen layer alone, where alone the null is fitted.
+    One conversation of each emotion is left out at a time: with a single one left out its emotion would be the rarest
+    among the rest, and never be told. From the activations, and from their scores on all emotions. The null permutes
+    the emotions of the conversations and fits again. "before" is a null of its own: there has been no story yet. Every
+    layer has its share; p is of the chosen layer alone, where alone the null is fitted.
 
     >>> said = conversations(model, vectors)
     >>> x = torch.randn(1, len(said.truth), len(PLACES), 32)
-    >>> persistence(x, said, vectors, [2], draws=2).table()["place"].tolist()
+    >>> persistence(x, said, vectors, [2], draws=2).table()["place"].unique().tolist()
     ['before', 'inside', 'after', 'last token']
     """
     chosen = min(layers, key=lambda layer: abs(layer - vectors.chosen_layer("denoised")))
     orders, rows = permutations(said.truth, draws, seed), []
-    chance = max(np.bincount(said.truth)) / len(said.truth)
+    chance = float(max(np.bincount(said.truth)) / len(said.truth))
     for number, layer in enumerate(layers):
-        for place in FITTED:
-            features = coordinates(x[number, :, PLACES.index(place)])
-            hit = told(features, said.truth)
+        for place, features in product(FITTED, FEATURES):
+            y = x[number, :, PLACES.index(place)]
+            y = y if features == "activations" else torch.tensor(reader(vectors, layer, "denoised")(y, y.mean(dim=0)))
+            found = coordinates(y)
+            hit = told(found, said.truth)
             low, high = bootstrap_mean(hit, seed=seed)
-            row = {"place": place, "layer": layer, "effect": hit.mean(), "low": low, "high": high}
-            null = [told(features, order).mean() for order in orders] if layer == chosen else []
+            row = {"place": place, "features": features, "series": f"{place}, {features}", "layer": layer}
+            row |= {"effect": hit.mean(), "low": low, "high": high}
+            null = [told(found, order).mean() for order in orders] if layer == chosen else []
             row |= {"null": float(np.quantile(null, 0.975)) if null else np.nan}
             rows.append(row | {"p": tail_p(hit.mean(), null) if null else np.nan})
     frame = pd.DataFrame(rows)
-    options = {"series": "place", "line": chance, "ylabel": "share told", "title": "The story's emotion, told from"}
+    options = {"series": "series", "line": chance, "ylabel": "share told", "title": "The story's emotion, told from"}
     words = f"{draws} permutations of the conversations' emotions at block {chosen}, each fitted again"
     return StudyResult("persistence", frame, of_persistence(frame), words, "effect_by_layer", options)
 
@@ -440,27 +449,33 @@ def coordinates(x: Float[Tensor, "text d_model"]) -> Float[np.ndarray, "text axi
 
 
 def told(features: Float[np.ndarray, "text axis"], truth: Int[np.ndarray, "text"]) -> Float[np.ndarray, "text"]:
-    """1 for each text whose emotion a regression fitted on the others tells, and 0 for the rest.
+    """1 for each text whose emotion a regression fitted on others tells, and 0 for the rest.
+
+    As many parts as the rarest emotion has texts are left out in turn, with a text of each emotion in each of them.
 
     >>> told(np.array([[1.0], [1.1], [0.9], [-1.0], [-0.9], [-1.1]]), np.array([0, 0, 0, 1, 1, 1])).mean().item()
     1.0
     """
-    hits = []
-    for row in range(len(truth)):
-        rest = np.arange(len(truth)) != row
-        fitted = LogisticRegression(solver="newton-cg").fit(features[rest], truth[rest])
-        hits.append(float(fitted.predict(features[row : row + 1])[0] == truth[row]))
-    return np.array(hits)
+    place = np.empty(len(truth), dtype=int)  # of a text among those of its emotion
+    for name in np.unique(truth):
+        place[truth == name] = np.arange((truth == name).sum())
+    part, hits = place % np.bincount(truth).min(), np.zeros(len(truth))
+    for number in np.unique(part):
+        out = part == number
+        fitted = LogisticRegression(C=PENALTY, class_weight="balanced").fit(features[~out], truth[~out])
+        hits[out] = fitted.predict(features[out]) == truth[out]
+    return hits
 
 
 def of_persistence(frame: pd.DataFrame) -> str:
     """How often the emotion is told from the last answer.
 
-    >>> of_persistence(pd.DataFrame({"place": ["inside", "after"], "effect": [0.9, 0.3], "p": [0.01, 0.2]}))
+    >>> frame = pd.DataFrame({"place": ["inside", "after"], "effect": [0.9, 0.3], "p": [0.01, 0.2]})
+    >>> of_persistence(frame.assign(features="activations"))
     "From the mean over the answer after the story, the story's emotion is told in 30% of the conversations, inside the
     null of permuted labels (p = 0.200); from the story itself in 90%."
     """
-    rows = frame.dropna(subset=["p"]).set_index("place")
+    rows = frame[frame["features"] == "activations"].dropna(subset=["p"]).set_index("place")
     after, inside = rows.loc["after"], rows.loc["inside"]
     return (
         f"From the mean over the answer after the story, the story's emotion is told in {after['effect']:.0%} of the "

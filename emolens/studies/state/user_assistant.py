@@ -96,7 +96,7 @@ def run(
                 sets = None if sets is None else _centred(sets)
                 of_places += [where | row for row in _of_place(place, values[place], truth, orders, sets, seed)]
             between += [where | row for row in correlations(values, orders, seed)]
-    frame, other = pd.DataFrame(of_places), pd.DataFrame(between)
+    frame, other = pd.DataFrame(of_places).dropna(axis=1, how="all"), pd.DataFrame(between)
     words = null_words(shuffled, draws, "the conversations")
     options = {"series": "series", "title": "Whose emotion is read", "ylabel": "difference of cosines"}
     apart = {"series": "series", "title": "What one place tells of another", "ylabel": "correlation"}
