@@ -446,11 +446,15 @@ def steering(
         table = pd.DataFrame({"direction": said.names, "vectors": name, "effect": effects.mean(axis=1)})
         table[["low", "high"]] = [bootstrap_mean(effect) for effect in effects]
         table = table.assign(**Nulls().measured(nulls).columns(effects.mean(axis=1)))
+        if name not in drawn:  # an effect must beat both kinds
+            table["verdict"] = Verdict.NO_NULL
         if size == "full":
             table["steered"] = _steered(model, vectors, family, said.names, layer, scenes)
         tables.append(table)
     frame = pd.concat(tables, ignore_index=True).assign(layer=layer)
     words = "999 families of random directions, and 199 of vectors with permuted labels; the furthest of each"
+    if "story" not in drawn:
+        words += '; "quick" refits none for the stories'
     return StudyResult("steering_denial", frame, of_steering(frame), words)
 
 
@@ -498,7 +502,7 @@ def of_steering(frame: pd.DataFrame) -> str:
     """
     beyond = frame["verdict"].eq(Verdict.BEYOND).groupby(frame["vectors"]).sum()
     n = int((frame["vectors"] == "masked").sum())
-    return (
-        f"Denial over admission is moved beyond the nulls by {beyond['masked']} of {n} vectors of hidden emotions and "
-        f"by {beyond['story']} of the stories' own."
-    )
+    begin = f"Denial over admission is moved beyond the nulls by {beyond['masked']} of {n} vectors of hidden emotions"
+    if frame.loc[frame["vectors"] == "story", "verdict"].eq(Verdict.NO_NULL).all():
+        return f"{begin}; the stories' own have no null of shuffled labels here."
+    return f"{begin} and by {beyond['story']} of the stories' own."
