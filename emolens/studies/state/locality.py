@@ -205,7 +205,8 @@ def of_layer(
         row |= held(values[place], said.truth, orders, None if sets is None else margins(sets), seed)
         base = "question before" if place == "question after" else "before"
         if place in ("after", "question after", "last token"):
-            row |= left(*(own(values[part], said.truth) for part in (base, "inside", place)), seed)
+            before, inside, after = (own(values[part], said.truth) for part in (base, "inside", place))
+            row |= left(before, inside, after, seed)
         rows.append(row)
     return rows
 

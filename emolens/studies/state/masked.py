@@ -258,6 +258,7 @@ def outside(
     """
     basis = story_space(vectors, layer)
     rest = x - x @ basis.T @ basis
+    dimensions = x.shape[1] - int((vectors.at(layer).neutral_basis[0].norm(dim=1) > 0.5).sum())  # left by denoising
     rows = []
     for role, name in enumerate(ROLES):
         whole = _left(weights.whole[role], x, rest)
@@ -265,11 +266,11 @@ def outside(
         agreed, without = (_agreed(part[..., role, :, :], x, rest) for part in (weights.halves, weights.without))
         known = agreed[1] > 0
         share = float((agreed[0] / agreed[1]).clamp(0, 1).sqrt()) if known else np.nan
-        ends = jackknife((without[0] / without[1]).numpy(), (agreed[0] / agreed[1]).numpy()) if known else (np.nan,) * 2
-        ends = [float(np.sqrt(np.clip(end, 0, 1))) for end in ends]
+        squares = jackknife((without[0] / without[1]).numpy(), (agreed[0] / agreed[1]).numpy())
+        ends = [float(np.sqrt(np.clip(end, 0, 1))) if known else np.nan for end in squares]
         row = {"vectors": name, "series": name, "effect": float(whole.mean()), "low": low, "high": high}
         row |= {"reliable_left": share, "reliable_left_low": ends[0], "reliable_left_high": ends[1]}
-        row |= {"dimensions": len(basis), "random": float(np.sqrt(1 - len(basis) / x.shape[1]))}
+        row |= {"dimensions": len(basis), "random": float(np.sqrt(1 - len(basis) / dimensions))}
         null = [float(_left(_whole(order, weights.whole.shape[1], role), x, rest).mean()) for order in orders]
         rows.append(row | {"p": p_value(row["effect"], null)})
     return rows

@@ -284,8 +284,8 @@ def _groups(observed: Mapping[str, np.ndarray], ends: Mapping[str, Any], draws: 
         order = {name: rng.permutation(n) for name in SETS}
         values = {f"{name}|{name}": observed[f"{name}|{name}"] for name in SETS}
         values |= {f"{a}|{b}": observed[f"_{a}|{b}"][order[a], order[b]].mean() for a, b in PAIRS}
-        for name, value in _contrasts(values).items():
-            nulls[name].append(float(value))
+        for name, drawn in _contrasts(values).items():
+            nulls[name].append(float(drawn))
     rows = []
     for name, null in nulls.items():
         value, (low, high) = float(observed[name]), ends[name]
