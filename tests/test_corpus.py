@@ -59,6 +59,26 @@ def test_neutral_masked_and_speakers():
     assert {word for pair in both | felt_and_shown for word in pair} <= set(EMOTIONS)
 
 
+def test_texts_about_the_kind_of_state():
+    local, both = corpus.stimuli("locality"), corpus.stimuli("user_assistant")
+    assert len(local) == 24 and set(Counter(row["emotion"] for row in local).values()) == {6}
+    for row in local:
+        places = [row[part]["message"] for part in ("before", "inside", "after")]
+        assert [row["turns"][place]["role"] for place in places] == ["assistant"] * 3 and places == sorted(places)
+        assert not mention(row["emotion"], row["turns"][row["inside"]["message"]]["text"])
+    assert len(both) == 40 and all([t["role"] for t in row["turns"]] == ["user", "assistant"] for row in both)
+    assert all(row["user_emotion"] != row["assistant_emotion"] for row in both)
+    kinds = Counter(row["kind"] for row in corpus.stimuli("context"))
+    assert kinds == {"prefix": 30, "connotation": 15}
+    for row in corpus.stimuli("context"):
+        if row["kind"] == "connotation":
+            assert row["word"] in row["text"] and row["word_valence"] != row["meaning_valence"]
+    denial = corpus.stimuli("denial")
+    assert len(denial) == 10 and all(len(row["denial"]) == len(row["admission"]) == 3 for row in denial)
+    words = {kind: sum(len(text.split()) for row in denial for text in row[kind]) for kind in ("denial", "admission")}
+    assert abs(words["denial"] - words["admission"]) <= 0.1 * words["denial"]
+
+
 def test_paper_clusters_partition_the_emotions():
     clusters = corpus.paper_clusters()
     assert len(clusters) == 10
@@ -307,6 +327,7 @@ def test_stimuli_are_those_of_the_data_card():
     rows = {"implicit": 96, "intensity": 40, "negation": 24, "binding": 24, "showcase": 9}
     rows |= {"activities": 64, "impossible_tasks": 10, "leverage": 19, "sycophancy": 24}
     rows |= {"sycophancy_calm": 24, "refusal": 80}
+    rows |= {"locality": 24, "user_assistant": 40, "context": 45, "denial": 10}
     rows |= {"assistant_dialogues": 260, "assistant_dialogues_bright": 260, "post_training_prompts": 180}
     assert {name: len(corpus.stimuli(name)) for name in corpus.STIMULI} == rows
     card = data_path("README.md").read_text("utf-8")

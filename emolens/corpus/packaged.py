@@ -84,16 +84,20 @@ STIMULI = (
     "assistant_dialogues",
     "assistant_dialogues_bright",
     "binding",
+    "context",
+    "denial",
     "implicit",
     "impossible_tasks",
     "intensity",
     "leverage",
+    "locality",
     "negation",
     "post_training_prompts",
     "refusal",
     "showcase",
     "sycophancy",
     "sycophancy_calm",
+    "user_assistant",
 )
 
 
