@@ -304,7 +304,7 @@ def _additions(
             advance(part.tokens)
             while waiting and waiting[0] in ready:
                 name = waiting.pop(0)
-                yield lambda done, part=ready.pop(name), digest=windows[name][1]: join(done, part, digest)
+                yield partial(join, part=ready.pop(name), digest=windows[name][1])
     if error is not None:
         raise error
 

@@ -383,7 +383,7 @@ def _gathered(
 
 
 def _home(cache: bool | str | Path, key: str) -> Path | str | None:
-    """Where the shards of a key go; None for nowhere. Raises TypeError, ValueError or ImportError for what is no place."""
+    """Where the shards of a key go; None for nowhere. TypeError, ValueError or ImportError for what is no place."""
     if isinstance(cache, bool):
         return cache_dir() / "pooled" / key if cache else None
     if not isinstance(cache, (str, Path)):
