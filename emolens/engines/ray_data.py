@@ -62,7 +62,7 @@ class Ray:
             ImportError: Ray is not installed.
             ValueError: hooks or a steering are in force here, or the actors load another model; and what a task
                 raises, with a note that names the task.
-            RuntimeError: actors died more often than `retries`; names the tasks that are not done.
+            RuntimeError: an actor died with the same task more often than `retries`; names the task.
 
         >>> list(el.engines.Ray(actors=2).map(model, lambda model: len, {}))
         []
@@ -79,15 +79,16 @@ class Ray:
         data.context.print_on_execution_start = False
         done = data.map(
             _Actor,
-            fn_constructor_args=(self.load or _by_name(model, self.gpus), start, _identity(model)),
-            compute=ray.data.ActorPoolStrategy(size=min(self.actors, len(rows))),
+            fn_constructor_args=(self.load or _by_name(model, self.gpus), start, _identity(model), self.retries),
+            # One task at a time: of an actor that dies, only the task that it ran counts as tried.
+            compute=ray.data.ActorPoolStrategy(size=min(self.actors, len(rows)), max_tasks_in_flight_per_actor=1),
             num_cpus=self.cpus,
             num_gpus=self.gpus,
-            max_restarts=-1,
-            max_task_retries=self.retries,
         )
-        left = dict.fromkeys(tasks)
+        left, theirs = dict.fromkeys(tasks), logging.getLogger("ray.data")
+        level = theirs.level
         try:
+            theirs.setLevel(logging.WARNING)  # it tells of each step
             for row in done.iter_rows():
                 result, records = pickle.loads(row["result"])
                 for record in records:
@@ -97,16 +98,17 @@ class Ray:
                 del left[row["name"]]
                 yield row["name"], result
         except ray.exceptions.RayError as error:
-            raise RuntimeError(
-                f"actors of Ray died more than {self.retries} times ({type(error).__name__}: memory, a GPU or a "
-                f"machine?), and what is done is kept. Not done: {'; '.join(left)}"
-            ) from error
+            some = "; ".join(list(left)[:3]) + (f" and {len(left) - 3} more" if left.keys() - list(left)[:3] else "")
+            raise RuntimeError(f"Ray gave up ({error}). What is done is kept; not done: {some}") from error
+        finally:
+            theirs.setLevel(level)
 
 
 class _Actor:
     """What Ray makes in each worker process. Exceptions are results: one that Ray sees would lose its type."""
 
-    def __init__(self, load: Callable[[], HookedModel], start: Start, expected: dict[str, Any]) -> None:
+    def __init__(self, load: Callable[[], HookedModel], start: Start, expected: dict[str, Any], retries: int) -> None:
+        self.retries = retries
         self.records: list[logging.LogRecord] = []
         logging.getLogger("emolens").addHandler(_Into(self.records))
         self.error: Exception | None = None
@@ -120,6 +122,7 @@ class _Actor:
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         try:
+            self._give_up(row["name"])
             result = self.error or self.step(pickle.loads(row["task"]))
         except Exception as error:
             error.add_note(f"On an actor of Ray, in {row['name']}")
@@ -127,6 +130,15 @@ class _Actor:
         said = self.records[:]
         self.records.clear()
         return {"name": row["name"], "result": _pickled(result, said)}
+
+    def _give_up(self, name: str) -> None:
+        """Ray itself runs a task again without end, even one whose text always needs more memory than there is."""
+        from ray._private.worker import global_worker  # Ray says it nowhere else
+
+        if (tried := global_worker.core_worker.get_current_task_attempt_number()) > self.retries:
+            raise RuntimeError(
+                f"{name}: the actor that ran it has died {tried} times (out of memory?); what is done is kept"
+            )
 
 
 class _Into(logging.Handler):
