@@ -71,14 +71,20 @@ def one_layer(pooled: PooledActivations, neutral: Moments, width: int, repeats: 
         "fit": lambda: fit(pooled, corpus, neutral, layers=[0]),
     }
     seconds = alternate(runs, repeats)
-    ratio = {
-        name: statistics.median(mine[0] / whole[0] for mine, whole in zip(seconds[name], seconds["eigh"], strict=True))
-        for name in BARS
-    }
+    ratio, busy = (
+        {
+            name: statistics.median(
+                mine[which] / whole[which] for mine, whole in zip(seconds[name], seconds["eigh"], strict=True)
+            )
+            for name in BARS
+        }
+        for which in (0, 1)
+    )
     return {
         "seconds": {name: round(statistics.median(wall for wall, _ in took), 2) for name, took in seconds.items()},
         "processor_seconds": {name: round(statistics.median(b for _, b in took), 2) for name, took in seconds.items()},
         "share_of_one_eigh": {name: round(value, 3) for name, value in ratio.items()},
+        "share_of_its_processor_time": {name: round(value, 3) for name, value in busy.items()},
         "bars": {name: {"at_most": round(bar, 3), "met": ratio[name] <= bar} for name, bar in BARS.items()},
     }
 
