@@ -133,9 +133,10 @@ class _Actor:
 
     def _give_up(self, name: str) -> None:
         """Ray itself runs a task again without end, even one whose text always needs more memory than there is."""
-        from ray._private.worker import global_worker  # Ray says it nowhere else
+        from ray._private import worker  # Ray says it nowhere else
 
-        if (tried := global_worker.core_worker.get_current_task_attempt_number()) > self.retries:
+        here: Any = worker.global_worker
+        if (tried := here.core_worker.get_current_task_attempt_number()) > self.retries:
             raise RuntimeError(
                 f"{name}: the actor that ran it has died {tried} times (out of memory?); what is done is kept"
             )

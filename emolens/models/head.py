@@ -86,4 +86,4 @@ def _number(config: Any, name: str) -> float | None:
 
 def _decoder(model: Any) -> Any:
     inner = getattr(model.bridge, "original_model", None)
-    return inner.get_decoder() if hasattr(inner, "get_decoder") else None
+    return inner.get_decoder() if inner is not None and hasattr(inner, "get_decoder") else None

@@ -37,7 +37,7 @@ def size_ladder(frame: pd.DataFrame, ax: Sequence[Axes] | None = None) -> Axes:
         frame, "question", "model", "parameters", "unit", "effect", "low", "high", "null_low", "null_high", "verdict"
     )
     questions = list(frame["question"].unique())
-    axes = np.ravel(_panels(len(questions)) if ax is None else ax)  # type: ignore[call-overload]
+    axes: list[Axes] = _panels(len(questions)) if ax is None else list(np.ravel(np.asarray(ax)))
     for place, question in zip(axes, questions, strict=False):
         _panel(place, question, frame)
     return axes[0]

@@ -291,7 +291,7 @@ def _additions(
     if engine is None:
         while (window := source.window()) is not None:
             digest = source.digest.hexdigest()
-            yield lambda done, w=window, d=digest: replace(_add(done, w, model, project, advance), digest=d)
+            yield partial(_added, window=window, digest=digest, model=model, project=project, advance=advance)
         return
     error: Exception | None = None
     while error is None:
@@ -312,9 +312,14 @@ def _additions(
             while waiting and waiting[0] in ready:
                 name = waiting.pop(0)
                 part, digest = ready.pop(name), windows[name][1]
-                yield lambda done, part=part, digest=digest: join(done, part, digest)
+                yield partial(join, part=part, digest=digest)
     if error is not None:
         raise error
+
+
+def _added(done: Scan, window: Window, digest: str, model: HookedModel, project: _Projector, advance: Any) -> Scan:
+    """`done` and one more window, `digest` being that of all documents up to its end."""
+    return replace(_add(done, window, model, project, advance), digest=digest)
 
 
 def _scanner(model: HookedModel, vectors: EmotionVectors, empty: Scan) -> Step:

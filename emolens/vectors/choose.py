@@ -112,7 +112,10 @@ def _by_directions(fitted: Tensor, query: Tensor, basis: Tensor, shrinkage: Sequ
     def score(train: Tensor, test: Tensor, known: Layout, held: Layout) -> dict[tuple[str, float | None], Tensor]:
         vectors, noise = contrast_and_noise(fitted[train], known)
         x, square = _centred(query[test], held), smaller_square(noise)
-        found = {("raw", None): unit(vectors), ("denoised", None): unit(vectors - vectors @ basis.T @ basis)}
+        found: dict[tuple[str, float | None], Tensor] = {
+            ("raw", None): unit(vectors),
+            ("denoised", None): unit(vectors - vectors @ basis.T @ basis),
+        }
         for a in shrinkage:
             whitening = Whitening.of(noise, len(known.emotion), a, float(vectors.square().mean()), square)
             found["whitened", a] = whitening.directions(vectors)
@@ -141,7 +144,10 @@ def _by_products(fitted: Tensor, query: Tensor, basis: Tensor, shrinkage: Sequen
         v_x, r_x = contrast_and_noise(_centred(across[test][:, train], held).T, known)
         v_b, x_b = contrast_and_noise(fitted_inside[train], known)[0], _centred(query_inside[test], held)
         norm, left = _root(v_v), _root(v_v - v_b.square().sum(dim=1))
-        found = {("raw", None): v_x.T / norm, ("denoised", None): (v_x.T - x_b @ v_b.T) / left}
+        found: dict[tuple[str, float | None], Tensor] = {
+            ("raw", None): v_x.T / norm,
+            ("denoised", None): (v_x.T - x_b @ v_b.T) / left,
+        }
         stories, size = len(known.emotion), float(v_v.mean()) / width
         level = noise_level(r_r, stories, width, size)
         faint = min(level, size) * width <= FAINT * float(among.diagonal()[train].mean())

@@ -61,17 +61,17 @@ def fit(
     keep = torch.ones(len(corpus), dtype=torch.bool) if keep is None else check_keep(keep, corpus)
     kept = Corpus(tuple(story for story, chosen in zip(corpus, keep.tolist(), strict=True) if chosen))
     stories = FittedStories(pooled, corpus, keep, rank, shrinkage, neutral.mean.device)
-    halves, noises, per_layer = halves_of(kept), dict[int, tuple[Tensor, Tensor]](), []
+    halves, noises = halves_of(kept), dict[int, tuple[Tensor, Tensor]]()
+    per_layer: list[tuple[Tensor, ...]] = []
     near = nearest_first(layers, stamp)
     for layer in near:
         x, layout, whitening, vectors = stories.whitened(layer)
         if not noises or _size(noises) * (1 + 1 / len(noises)) <= NOISE_BYTES:
             noises[layer] = whitening.kept()
         basis = neutral.components(layer, EXPLAINED)
-        centre = group_mean(x, layout.register, len(layout.registers)).nanmean(dim=0)
-        per_layer.append(
-            (vectors, whitening.directions(vectors), basis, *_split_half(x, layout, halves, basis, whitening), centre)
-        )
+        mean = group_mean(x, layout.register, len(layout.registers)).nanmean(dim=0)
+        reliability = _split_half(x, layout, halves, basis, whitening)
+        per_layer.append((vectors, whitening.directions(vectors), basis, *reliability, mean))
     order = [near.index(layer) for layer in layers]
     raw, whitened, bases, same, others, centre = (
         [part[place].float().cpu() for place in order] for part in zip(*per_layer, strict=True)
@@ -142,8 +142,8 @@ def nearest_first(layers: Sequence[int], stamp: dict[str, Any] | None) -> list[i
     [1, 4, 0, 2, 3, 5]
     """
     chosen = (stamp or {}).get("chosen", {}).get("whitened", {}).get("layer")
-    anchors = [layer for layer in (chosen, (stamp or {}).get("default_layer")) if layer in layers]
-    anchors = anchors or [layers[len(layers) // 2]]
+    wanted = (chosen, (stamp or {}).get("default_layer"))
+    anchors = [layer for layer in layers if layer in wanted] or [layers[len(layers) // 2]]
     return sorted(layers, key=lambda layer: min(abs(layer - anchor) for anchor in anchors))
 
 

@@ -361,8 +361,9 @@ def pool(
             rows = sorted(row for batch in groups[number] for row in batch)
             name = f"shard {number} (texts {', '.join(map(str, rows))})"
             tasks[name], numbers[name] = (groups[number], {row: encoded[row] for row in rows}, shards[number]), number
-        watched = {"advance": advance} if engine is None else {}
-        start = partial(_pooler, layers=blocks, rules=rules, **watched)
+        start: Start = partial(_pooler, layers=blocks, rules=rules)
+        if engine is None:
+            start = partial(start, advance=advance)
         for name, kept in each(engine, model, start, tasks):
             done[numbers[name]] = kept
             if engine is not None:
