@@ -19,6 +19,7 @@ from emolens.files import data_path
 from emolens.models.loading import load
 from emolens.models.model import HookedModel
 from emolens.results import StudyResult, load_folder, load_results, named
+from emolens.studies._ladder import ladder
 from emolens.studies._measure import place
 from emolens.training.adapters import Posttrained, load_adapter
 from emolens.training.packaged_children import DIALOGUES, MANNERS
@@ -165,6 +166,10 @@ class Page:
     def second(self, name: str) -> dict[str, dict[str, dict[str, StudyResult]]]:
         """All stored results of a second model, to stand beside the notebook's own; nothing beside another model."""
         return {name: load_folder(FIGURES / "data" / name)} if self.default else {}
+
+    def ladder(self, readout: str = "whitened") -> StudyResult:
+        """The same questions for all models whose ladder is stored (see `el.ladder`), also beside another model."""
+        return ladder(FIGURES / "ladder", readout=readout)
 
     def signed(self, results: dict[str, StudyResult]) -> dict[str, StudyResult]:
         """The results with the model's name before each headline, where it is not the notebook's own."""

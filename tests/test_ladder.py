@@ -51,6 +51,14 @@ def test_models_are_named_where_they_are_missing(tmp_path):
         ladder(tmp_path, ["large", "small"])
 
 
+def test_the_readout_is_the_one_that_is_asked_for(tmp_path):
+    stored(tmp_path, "large", 2e9, 0.6)
+    asked = ladder(tmp_path, readout="denoised").table()
+    assert asked["readout"].iloc[0] == "denoised" and asked["verdict"].iloc[0] == NOT_MEASURED
+    with pytest.raises(ValueError, match="readout='raw' is none of denoised, whitened"):
+        ladder(tmp_path, readout="raw")
+
+
 def test_every_question_is_answered_by_the_stored_results():
     """Each rung finds its row in the committed results of the smallest model: a renamed column would leave it blank."""
     frame = ladder("figures/data").table()

@@ -11,6 +11,7 @@ import pandas as pd
 
 from emolens.results import StudyResult, load_results
 from emolens.stats import Verdict, wilson
+from emolens.studies._common import READOUTS
 
 NOT_MEASURED = "not measured"
 
@@ -21,8 +22,9 @@ class Rung:
 
     Attributes:
         unit: what is counted, for the axis.
+        result: the name of the study's result; `{}` stands for the readout.
         rows: the values of columns that its row has; the layer comes from the stamp.
-        readout: the readout whose chosen layer is looked at; None for the layer that is steered by default.
+        steered: whether it is of the layer that is steered by default, and not of the one chosen for the readout.
         value, low, high: columns.
         null: the columns of the null's upper edge (the largest counts), or of its two edges; a number as it is.
         p: columns of p, which must all be small.
@@ -35,7 +37,7 @@ class Rung:
     study: str
     result: str
     rows: Mapping[str, Any] = field(default_factory=dict)
-    readout: str | None = "whitened"
+    steered: bool = False
     value: str = "effect"
     low: str = "low"
     high: str = "high"
@@ -53,7 +55,7 @@ THREE_NULLS = ("p_random gradients", "p_shuffled replies", "p_shuffled labels")
 def _slopes(question: str, study: str, contrast: str, control: str, p: tuple[str, ...] = THREE_NULLS) -> Rung:
     rows = {"contrast": contrast, "control": control, "measure": "valence, glasgow"}
     return Rung(
-        question, "r with valence", study, "alignment", rows, None, null_low="null_low", null=("null_high",), p=p
+        question, "r with valence", study, "alignment", rows, True, null_low="null_low", null=("null_high",), p=p
     )
 
 
@@ -79,12 +81,12 @@ RUNGS = (
     Rung("emotion of the person named last", "cosine", "binding", "binding", null=(0.0,)),
     Rung("change at the marked passage", "cosine", "transcripts", "transcripts", null=(0.0,)),
     Rung(
-        "first component against valence", "|r|", "circumplex", "plain_whitened",
+        "first component against valence", "|r|", "circumplex", "plain_{}",
         {"source": "glasgow", "scale": "valence", "component": 1}, value="r", null_low=0.0, null=("null",), size=True,
     ),
     Rung(
         "a step along an emotion raises its word", "share of other vectors beaten", "word_probability", "all_rows",
-        {"word": "all words"}, None, value="share", null_low="random_low", null=("random_high", "shuffled labels_high"),
+        {"word": "all words"}, True, value="share", null_low="random_low", null=("random_high", "shuffled labels_high"),
         p=("p_random", "p_shuffled labels"),
     ),
     _slopes("harsh over honest replies", "sycophancy", "harsh over honest", "others"),
@@ -96,23 +98,26 @@ RUNGS = (
 )  # fmt: skip
 
 
-def ladder(folder: str | Path, models: Sequence[str] | None = None) -> StudyResult:
+def ladder(folder: str | Path, models: Sequence[str] | None = None, readout: str = "whitened") -> StudyResult:
     """What each question gives on each model whose results are in a folder, by size, against its null.
 
     Nothing is measured here: the numbers are those that `emolens run --all --model NAME --out FOLDER` wrote. The layer
-    is the one that was chosen on the stories for the whitened readout, or for what is steered the default one.
+    is the one that was chosen on the stories for the readout, or for what is steered the default one.
 
     Args:
         folder: a folder for each model, as `emolens run` writes them.
         models: names of folders; default all.
+        readout: "whitened" or "denoised", for what is read.
 
     Raises:
-        ValueError: no folder with results, or a name that is not among them.
+        ValueError: no folder with results, a name that is not among them, or an unknown readout.
 
     >>> ladder("results")
     Traceback (most recent call last):
     ValueError: no results of any model in results: measure them with `emolens run --all --model NAME --out results`
     """
+    if readout not in READOUTS:
+        raise ValueError(f"readout={readout!r} is none of {', '.join(READOUTS)}")
     there = sorted(path.name for path in Path(folder).glob("*") if any(path.glob("*.json")))
     if not there:
         raise ValueError(
@@ -120,7 +125,7 @@ def ladder(folder: str | Path, models: Sequence[str] | None = None) -> StudyResu
         )
     if absent := [name for name in models or () if name not in there]:
         raise ValueError(f"no results of {', '.join(absent)} in {folder}; there are those of {', '.join(there)}")
-    rows = [row for name in models or there for row in _of_model(Path(folder) / name)]
+    rows = [row for name in models or there for row in _of_model(Path(folder) / name, readout)]
     frame = pd.DataFrame(rows)
     order = {rung.question: number for number, rung in enumerate(RUNGS)}
     frame = frame.sort_values(
@@ -130,30 +135,30 @@ def ladder(folder: str | Path, models: Sequence[str] | None = None) -> StudyResu
     return StudyResult("ladder", frame, headline(frame), null, "size_ladder")
 
 
-def _of_model(folder: Path) -> Iterator[dict[str, Any]]:
+def _of_model(folder: Path, readout: str) -> Iterator[dict[str, Any]]:
     """The rows of one model; those of questions that were not measured hold NaN."""
     stamps = {path.stem: json.loads(path.read_text("utf-8"))["stamp"] for path in folder.glob("*.json")}
     parameters = max((stamp.get("parameters", np.nan) for stamp in stamps.values()), default=np.nan)
     for rung in RUNGS:
         known: dict[str, Any] = {"question": rung.question, "unit": rung.unit, "model": folder.name}
-        known |= {"parameters": parameters, "readout": rung.readout or "slopes"}
+        known |= {"parameters": parameters, "readout": "slopes" if rung.steered else readout}
         row = None
         if rung.study in stamps:
-            result = load_results(folder / f"{rung.study}.json").get(rung.result)
-            row = None if result is None else _row(rung, result.frame, stamps[rung.study])
+            result = load_results(folder / f"{rung.study}.json").get(rung.result.format(readout))
+            row = None if result is None else _row(rung, result.frame, stamps[rung.study], readout)
         yield known | (_measured(rung, row) if row is not None else {"layer": None, "verdict": NOT_MEASURED})
 
 
-def _row(rung: Rung, frame: pd.DataFrame, stamp: Mapping[str, Any]) -> pd.Series | None:
+def _row(rung: Rung, frame: pd.DataFrame, stamp: Mapping[str, Any], readout: str) -> pd.Series | None:
     """The row of a question, at the layer that its stamp says; None where the study has none such."""
     wanted = dict(rung.rows)
-    if rung.readout and "method" in frame:
-        wanted["method"] = rung.readout
+    if not rung.steered and "method" in frame:
+        wanted["method"] = readout
     keep = np.all([frame[column].eq(value).to_numpy() for column, value in wanted.items()], axis=0)
     part = frame[keep]
     if part.empty:
         return None
-    layer = stamp["chosen"][rung.readout]["layer"] if rung.readout else stamp["default_layer"]
+    layer = stamp["default_layer"] if rung.steered else stamp["chosen"][readout]["layer"]
     return part.iloc[int((part["layer"] - layer).abs().to_numpy().argmin())]
 
 
