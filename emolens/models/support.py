@@ -168,8 +168,9 @@ def architecture(model: Any) -> str:
 def prompt(vocabulary: int, length: int = LENGTH, seed: int = 0) -> list[int]:
     """Random token ids; the first four of a vocabulary are often special.
 
-    >>> prompt(80, 4)
-    [48, 75, 9, 79]
+    >>> ids = prompt(80, 6)
+    >>> len(ids), min(ids) >= 4, max(ids) < 80
+    (6, True, True)
     """
     first = 4 if vocabulary > 8 else 0
     generator = torch.Generator().manual_seed(seed)
