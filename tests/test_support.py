@@ -82,6 +82,12 @@ def test_a_block_that_is_not_the_bare_model_s_is_named():
         model.forward("she ran .")
 
 
+def test_weights_that_torch_does_not_count_as_changed_are_not_compared_with_the_old_ones(tiny):
+    tiny.hf_model.model.layers[1].mlp.down_proj.weight.data.mul_(3)
+    support.require(tiny, "residual")
+    support.require(tiny, "lens")
+
+
 def test_a_steering_that_does_not_arrive_is_refused(tiny, monkeypatch):
     support.require(tiny, "residual")
     forward = HookedModel.forward

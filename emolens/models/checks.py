@@ -16,7 +16,7 @@ from torch import Tensor
 from emolens.models import head
 from emolens.models.hooked import Hooked
 from emolens.models.log_probs import SharedPrompt, gradients, log_probs
-from emolens.models.support import LENGTH, Bare, Capability, Undecided, prompt, require, residual_factor
+from emolens.models.support import LENGTH, Bare, Capability, Undecided, prompt, require, residual_factor, weights_now
 from emolens.models.texts import Encoding
 
 # How far two ways to the same activations may lie apart, as a share of their norm.
@@ -67,7 +67,7 @@ def _check_residual(model: Hooked) -> str:
 def _current(model: Hooked) -> Bare | None:
     """What the bare model computed, if it is still the same model."""
     bare = model.bare
-    return bare if bare is not None and bare.weights == model._counted_changes() and model.is_plain else None
+    return bare if bare is not None and bare.weights == weights_now(model) and model.is_plain else None
 
 
 def _check_rows(model: Hooked) -> str:

@@ -163,7 +163,7 @@ class Hooked:
             config.architectures = architectures
         bridge.cfg.device = str(device)  # of an offloaded embedding TransformerLens takes "meta"
         model = cls(bridge, tokenizer, name or source, revision)
-        model.bare = support.Bare(*computed, model._counted_changes()) if computed else None
+        model.bare = support.Bare(*computed, support.weights_now(model)) if computed else None
         return model
 
     def __repr__(self) -> str:

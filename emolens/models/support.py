@@ -58,7 +58,7 @@ class Bare:
 
     states: tuple[Tensor, ...]
     last: Tensor
-    weights: list[tuple[int, int]]
+    weights: tuple[Any, ...]  # as they were then, by `weights_now`
 
 
 class Undecided(Exception):
@@ -202,6 +202,21 @@ def bare_pass(hf_model: Any) -> tuple[tuple[Tensor, ...], Tensor] | None:
         for handle in handles:
             handle.remove()
     return (tuple(states), last) if len(states) == count and last.ndim == 3 else None
+
+
+def weights_now(model: Any) -> tuple[list[tuple[int, int]], list[list[float]]]:
+    """What shows whether weights have changed: torch's counts, and a few entries of each, as `.data` counts nothing.
+
+    >>> before = weights_now(model)
+    >>> _ = model.hf_model.lm_head.weight.data.mul_(2)
+    >>> weights_now(model) == before
+    False
+    >>> _ = model.hf_model.lm_head.weight.data.div_(2)
+    >>> weights_now(model) == before
+    True
+    """
+    kept = [w.detach() for w in model.bridge.parameters() if w.is_floating_point() and w.itemsize > 1 and not w.is_meta]
+    return model._counted_changes(), [w.flatten()[:: max(1, w.numel() // 8)].tolist() for w in kept]
 
 
 def _first(out: Any) -> Tensor:
