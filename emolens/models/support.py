@@ -58,7 +58,7 @@ class Bare:
 
     states: tuple[Tensor, ...]
     last: Tensor
-    weights: list[tuple[int, int]]
+    weights: tuple[Any, ...]  # as they were then, by `weights_now`
 
 
 class Undecided(Exception):
@@ -168,8 +168,9 @@ def architecture(model: Any) -> str:
 def prompt(vocabulary: int, length: int = LENGTH, seed: int = 0) -> list[int]:
     """Random token ids; the first four of a vocabulary are often special.
 
-    >>> prompt(80, 4)
-    [48, 75, 9, 79]
+    >>> ids = prompt(80, 6)
+    >>> len(ids), min(ids) >= 4, max(ids) < 80
+    (6, True, True)
     """
     first = 4 if vocabulary > 8 else 0
     generator = torch.Generator().manual_seed(seed)
@@ -201,6 +202,21 @@ def bare_pass(hf_model: Any) -> tuple[tuple[Tensor, ...], Tensor] | None:
         for handle in handles:
             handle.remove()
     return (tuple(states), last) if len(states) == count and last.ndim == 3 else None
+
+
+def weights_now(model: Any) -> tuple[list[tuple[int, int]], list[list[float]]]:
+    """What shows whether weights have changed: torch's counts, and a few entries of each, as `.data` counts nothing.
+
+    >>> before = weights_now(model)
+    >>> _ = model.hf_model.lm_head.weight.data.mul_(2)
+    >>> weights_now(model) == before
+    False
+    >>> _ = model.hf_model.lm_head.weight.data.div_(2)
+    >>> weights_now(model) == before
+    True
+    """
+    kept = [w.detach() for w in model.bridge.parameters() if w.is_floating_point() and w.itemsize > 1 and not w.is_meta]
+    return model._counted_changes(), [w.flatten()[:: max(1, w.numel() // 8)].tolist() for w in kept]
 
 
 def _first(out: Any) -> Tensor:
