@@ -463,6 +463,14 @@ def test_vectors_of_too_few_emotions_are_named(study, planted):
         study.run(model, own, "quick")
 
 
+@pytest.mark.parametrize(("study", "rows"), [(user_assistant, both_rows), (masked, masked_rows)])
+def test_a_curve_has_one_point_at_a_layer(study, rows):
+    model, vectors = model_of(0)
+    for result in named(study.run(model, vectors, "quick", rows(0), draws=39)).values():
+        if result.figure == "effect_by_layer":
+            assert not result.table().duplicated(["layer", result.options["series"]]).any()
+
+
 def test_the_same_call_gives_the_same_numbers():
     model, vectors = model_of(0)
     one, two = (named(user_assistant.run(model, vectors, "quick", both_rows(0), draws=39)) for _ in range(2))
