@@ -229,6 +229,14 @@ def test_a_score_matrix_marks_the_highest_of_each_row_and_keeps_the_order_of_a_t
     assert other.get_title() == "Scores\ndot: highest of its row"
 
 
+def test_a_small_score_matrix_has_its_numbers_written():
+    ax = plots.score_matrix([[0.5, -0.1], [0.0, 0.4]], ["a", "b"], ["a", "b"], numbers=True)
+    assert [text.get_text() for text in ax.texts] == ["0.50", "-0.10", "0.00", "0.40"]
+    assert [text.get_weight() for text in ax.texts] == ["bold", "normal", "normal", "bold"]
+    assert [text.get_color() for text in ax.texts][:2] == ["black", "white"]
+    assert len(ax.patches) == 2 and "bold: highest of its row" in ax.get_title()
+
+
 @pytest.mark.parametrize("count", [2, 12, 24])
 def test_all_names_of_a_score_matrix_are_written(count):
     names = [f"self-conscious{number}" for number in range(count)]
