@@ -500,3 +500,10 @@ def test_the_table_has_the_published_figures_and_those_of_models_that_are_stored
 
 def results_of(frames):
     return {name: StudyResult(name, frame, "A sentence.", "none") for name, frame in frames.items()}
+
+
+def test_a_state_that_falls_below_where_it_was_leaves_nothing(planted):
+    row = {"method": "denoised", "layer": LAYER, "place": "after", "p": 0.3, "kept": -0.35, "state": "returns"}
+    assert locality.headline(pd.DataFrame([row]), planted[1]).endswith(
+        "nothing (-35%) of its rise is left: it returns."
+    )
