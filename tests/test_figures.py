@@ -381,6 +381,13 @@ def test_value_curves_have_a_panel_for_each_template_and_the_values_in_order():
     assert min(text.get_fontsize() for text in [*first.get_legend().get_texts(), *first.get_xticklabels()]) >= 8
 
 
+def test_value_curves_have_a_band_where_the_table_has_an_interval():
+    table = value_table()
+    plain, banded = (plots.value_curves(one) for one in (table, table.assign(low=-1.0, high=1.0)))
+    (bands,) = {len(ax.collections) for ax in banded.figure.axes[1:]}
+    assert bands >= 1 and not any(ax.collections for ax in plain.figure.axes)
+
+
 def test_value_curves_fill_the_axes_that_they_are_given():
     _, (left, right) = plt.subplots(1, 2, figsize=(12, 6), layout="constrained")
     table = value_table().drop(columns=["null", "expected"])
