@@ -13,6 +13,7 @@ from test_studies import check
 from emolens import corpus
 from emolens.results import StudyResult, named
 from emolens.stats import Verdict
+from emolens.studies._common import near
 from emolens.studies.state import beside, context, locality, masked, speakers, user_assistant
 from emolens.studies.state._crossed import crossed, leaving_each_out, nearest_without, within
 from emolens.studies.state._scores import margins, permutations
@@ -503,7 +504,9 @@ def results_of(frames):
 
 
 def test_a_state_that_falls_below_where_it_was_leaves_nothing(planted):
-    row = {"method": "denoised", "layer": LAYER, "place": "after", "p": 0.3, "kept": -0.35, "state": "returns"}
+    chosen = near(planted[1], planted[1].chosen_layer("denoised"))
+    place = {"method": "denoised", "layer": chosen, "place": "after"}
+    row = place | {"p": 0.3, "kept": -0.35, "state": "returns"}
     assert locality.headline(pd.DataFrame([row]), planted[1]).endswith(
         "nothing (-35%) of its rise is left: it returns."
     )
