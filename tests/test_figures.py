@@ -180,6 +180,34 @@ def test_token_curves_say_what_does_not_fit(options, message):
         plots.token_curves(**{"readout": readout([[0.1], [0.2]], ["calm"], **HOW), "emotions": ["calm"]} | options)
 
 
+def test_token_text_flows_in_lines_with_roles_colours_and_a_line_under_what_is_below_zero():
+    scores = torch.tensor([[0.0], [0.2], [-0.1], [0.2], [0.0], [0.1]])
+    read = readout(scores, ["calm"], ("<s>", "I ran", " $5", " so", "\n", " well"), **HOW)
+    ax = plots.token_text(read, "calm", [("user", 1, 3), ("assistant", 3, 6)], columns=12)
+    said = [(text.get_text(), *text.get_position()) for text in ax.texts]
+    roles, tokens = said[:2], said[2:]
+    assert roles == [("user", -11, 0.5), ("assistant", -11, 1.5)]  # what is between turns is left out
+    assert tokens == [("I ran", 0, 0.5), (r" \$5", 5, 0.5), ("so", 0, 1.5), ("well", 0, 2.5)]
+    assert [(patch.get_x(), patch.get_width()) for patch in ax.patches] == [(0, 5), (5, 3), (0, 2), (0, 4)]
+    red, blue = (ax.patches[place].get_facecolor() for place in (0, 1))
+    assert red[0] > red[2] and blue[2] > blue[0]
+    assert [one.get_xdata().tolist() for one in ax.lines] == [[5, 8]]
+    assert ax.get_title() == "Block 3, raw, centred on 'stories'"
+    renderer = drawn(ax)
+    assert not overlapping(ax.texts, renderer)
+    box = ax.get_window_extent(renderer)
+    assert all(box.y0 <= text.get_window_extent(renderer).y0 for text in ax.texts)
+
+
+def test_token_text_breaks_lines_and_smooths_and_says_what_does_not_fit():
+    ax = plots.token_text(([" one", " two", " three"], [0.0, 3.0, 0.0]), "calm", smooth=3, columns=7)
+    assert [text.get_text() for text in ax.texts] == ["", "one", " two", "three"]
+    assert ax.figure.axes[-1].get_ylabel() == "score of calm, mean over 3 tokens"
+    for options, message in (({"smooth": 0}, "smooth=0"), ({"turns": [("user", 0, 9)]}, r"'user' is at the tokens")):
+        with pytest.raises(ValueError, match=message):
+            plots.token_text((["a"], [0.1]), "calm", **options)
+
+
 # --- matrices --------------------------------------------------------------------------------------
 
 
@@ -199,6 +227,14 @@ def test_a_score_matrix_marks_the_highest_of_each_row_and_keeps_the_order_of_a_t
         assert "frame: same name" in ax.get_title() and len(ax.figure.axes) == 2  # the colour bar
     other = plots.score_matrix(values, ["one", "two"], columns, title="Scores")
     assert other.get_title() == "Scores\ndot: highest of its row"
+
+
+def test_a_small_score_matrix_has_its_numbers_written():
+    ax = plots.score_matrix([[0.5, -0.1], [0.0, 0.4]], ["a", "b"], ["a", "b"], numbers=True)
+    assert [text.get_text() for text in ax.texts] == ["0.50", "-0.10", "0.00", "0.40"]
+    assert [text.get_weight() for text in ax.texts] == ["bold", "normal", "normal", "bold"]
+    assert [text.get_color() for text in ax.texts][:2] == ["black", "white"]
+    assert len(ax.patches) == 2 and "bold: highest of its row" in ax.get_title()
 
 
 @pytest.mark.parametrize("count", [2, 12, 24])
@@ -343,6 +379,13 @@ def test_value_curves_have_a_panel_for_each_template_and_the_values_in_order():
     renderer = drawn(ax)
     assert not overlapping([ax.title, *(panel._left_title for panel in (first, second))], renderer)
     assert min(text.get_fontsize() for text in [*first.get_legend().get_texts(), *first.get_xticklabels()]) >= 8
+
+
+def test_value_curves_have_a_band_where_the_table_has_an_interval():
+    table = value_table()
+    plain, banded = (plots.value_curves(one) for one in (table, table.assign(low=-1.0, high=1.0)))
+    (bands,) = {len(ax.collections) for ax in banded.figure.axes[1:]}
+    assert bands >= 1 and not any(ax.collections for ax in plain.figure.axes)
 
 
 def test_value_curves_fill_the_axes_that_they_are_given():

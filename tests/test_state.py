@@ -4,15 +4,17 @@ import re
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import planted as known
 import pytest
 import torch
 from test_studies import check
 
 from emolens import corpus
-from emolens.results import named
+from emolens.results import StudyResult, named
 from emolens.stats import Verdict
-from emolens.studies.state import context, locality, masked, speakers, user_assistant
+from emolens.studies._common import near
+from emolens.studies.state import beside, context, locality, masked, speakers, user_assistant
 from emolens.studies.state._crossed import crossed, leaving_each_out, nearest_without, within
 from emolens.studies.state._scores import margins, permutations
 from emolens.vectors.emotion_vectors import EmotionVectors
@@ -463,8 +465,48 @@ def test_vectors_of_too_few_emotions_are_named(study, planted):
         study.run(model, own, "quick")
 
 
+@pytest.mark.parametrize(("study", "rows"), [(user_assistant, both_rows), (masked, masked_rows)])
+def test_a_curve_has_one_point_at_a_layer(study, rows):
+    model, vectors = model_of(0)
+    for result in named(study.run(model, vectors, "quick", rows(0), draws=39)).values():
+        if result.figure == "effect_by_layer":
+            assert not result.table().duplicated(["layer", result.options["series"]]).any()
+
+
 def test_the_same_call_gives_the_same_numbers():
     model, vectors = model_of(0)
     one, two = (named(user_assistant.run(model, vectors, "quick", both_rows(0), draws=39)) for _ in range(2))
     assert all(one[name].table().equals(two[name].table()) for name in one)
     assert len(corpus.stimuli("user_assistant")) == 40 and re.match("Right before", one["user_assistant"].headline())
+
+
+def test_the_table_has_the_published_figures_and_those_of_models_that_are_stored():
+    rows = [
+        {"layer": layer, "condition": told, "pair": "felt with stories", "effect": effect, "low": 0.1, "high": 0.3}
+        | {"ceiling": 0.4}
+        for layer, effect in ((1, 0.9), (2, 0.2))
+        for told in masked.CONDITIONS
+    ]
+    told = {"masked": pd.DataFrame(rows), "steering": pd.DataFrame({"layer": [2]})}
+    kept = {"place": "after", "method": ["whitened", "denoised"], "layer": 2, "kept": [0.5, np.nan]}
+    studies = {"masked": results_of(told), "locality": results_of({"locality": pd.DataFrame(kept)})}
+    table = beside({"one": studies, "two": {}})
+    assert table.columns.tolist() == ["paper", "replication", "one", "two"] and (table["two"] == "").all()
+    assert table.loc["hidden emotion with the stories', scenario told"].tolist() == [
+        "about 0.05", "0.24", "0.20 [0.10, 0.30], ceiling 0.40", "",
+    ]  # fmt: skip
+    assert table.loc["share of a story's emotion left in the next answer", "one"] == "cannot be measured"
+    assert (table["one"] != "").sum() == 4  # two conditions, the missing pair, and what cannot be measured
+
+
+def results_of(frames):
+    return {name: StudyResult(name, frame, "A sentence.", "none") for name, frame in frames.items()}
+
+
+def test_a_state_that_falls_below_where_it_was_leaves_nothing(planted):
+    chosen = near(planted[1], planted[1].chosen_layer("denoised"))
+    place = {"method": "denoised", "layer": chosen, "place": "after"}
+    row = place | {"p": 0.3, "kept": -0.35, "state": "returns"}
+    assert locality.headline(pd.DataFrame([row]), planted[1]).endswith(
+        "nothing (-35%) of its rise is left: it returns."
+    )

@@ -15,7 +15,7 @@ from emolens.plots.saving import gallery, save
 from emolens.plots.slopes import slope_scatter, slopes_by_layer
 from emolens.plots.style import words
 from emolens.plots.tables import agreement, component_bars, detection_bars, value_curves
-from emolens.plots.tokens import token_curves, token_scores
+from emolens.plots.tokens import token_curves, token_scores, token_text
 from emolens.plots.training import loss_curve, shift_dots, watched_curves
 
 __all__ = [
@@ -47,6 +47,7 @@ __all__ = [
     "slopes_by_layer",
     "token_curves",
     "token_scores",
+    "token_text",
     "value_curves",
     "watched_curves",
     "words",

@@ -60,6 +60,7 @@ def score_matrix(
     xlabel: str = "",
     title: str = "Scores, by row and column",
     lowest: float | None = None,
+    numbers: bool = False,
     ax: Axes | None = None,
 ) -> Axes:
     """A matrix of scores as colours: a dot marks the highest of each row, a frame the cell where names agree.
@@ -68,6 +69,7 @@ def score_matrix(
         scores: [row column]; or a table with the columns `row`, `column` and `score`, one row for each cell,
             which needs no `rows` and `columns`: they keep the table's order.
         lowest: the score drawn darkest, for scores that are all alike; by default zero is in the middle.
+        numbers: write the scores, of a small matrix; the highest of a row is bold then and has no dot.
 
     Raises:
         ValueError: a column is missing, a cell is missing or there twice, sizes that do not match, or
@@ -90,11 +92,16 @@ def score_matrix(
     span = (-limit, limit) if lowest is None else (lowest, float(values.max()))
     ax = _draw(values, rows, columns, span, "score", ax)
     for row, column in enumerate(values.argmax(axis=1)):
-        ax.add_patch(Circle((column, row), 0.2, fc="black", ec="white"))
+        if not numbers:
+            ax.add_patch(Circle((column, row), 0.2, fc="black", ec="white"))
+    for (row, column), value in np.ndenumerate(values) if numbers else ():
+        light = (value - span[0]) / (span[1] - span[0]) > 0.5
+        how: dict[str, Any] = {"color": "black" if light else "white", "ha": "center", "va": "center"}
+        ax.text(column, row, f"{value:.2f}", weight="bold" if column == values[row].argmax() else "normal", **how)
     same = [(columns.index(name), row) for row, name in enumerate(rows) if name in columns]
     for column, row in same:
         ax.add_patch(Rectangle((column - 0.46, row - 0.46), 0.92, 0.92, fc="none", ec="white", lw=1.4))
-    told = "dot: highest of its row" + "; frame: same name" * bool(same)
+    told = ("bold" if numbers else "dot") + ": highest of its row" + "; frame: same name" * bool(same)
     ax.set(ylabel=ylabel, xlabel=xlabel, title=f"{title}\n{told}")
     ax.title.set_fontsize(11)
     return ax

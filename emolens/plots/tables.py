@@ -94,9 +94,9 @@ def value_curves(frame: pd.DataFrame, title: str = "Scores, by the number in the
     """Scores of texts in which one number changes: a panel for each template, a curve for each emotion.
 
     Args:
-        frame: a row for each `template`, `emotion` and `value`: `score`; if present `null`, the score by
-            chance, drawn in grey in the emotion's line style; and `expected`, "+" or "-", the sign of the
-            change that the meaning of the number lets expect. Values stand at equal distances, in order.
+        frame: a row for each `template`, `emotion` and `value`: `score`; if present `low` and `high`, its interval;
+            `null`, the score by chance, drawn in grey in the emotion's line style; and `expected`, "+" or "-", the
+            sign of the change that the meaning of the number lets expect. Values stand at equal distances, in order.
         ax: the space to fill; it becomes the frame of the panels, which are its figure's other axes.
 
     Raises:
@@ -135,6 +135,8 @@ def _value_panel(ax: Axes, part: pd.DataFrame) -> None:
         x = [values.index(value) for value in curve["value"]]
         expected = f" (expected {curve['expected'].iloc[0].replace('-', '−')})" if "expected" in curve else ""
         ax.plot(x, curve["score"], color=colour, marker=marker, ls=dash, ms=4.5, label=f"{plain(emotion)}{expected}")
+        if {"low", "high"} <= set(curve):
+            ax.fill_between(x, curve["low"], curve["high"], color=colour, alpha=0.15, lw=0)
         if "null" in curve:
             ax.plot(x, curve["null"], color=NULL, ls=dash, lw=1)
     if "null" in part:

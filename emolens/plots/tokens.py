@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 import warnings
 from collections.abc import Sequence
 from functools import cache
@@ -13,11 +14,16 @@ import pandas as pd
 from matplotlib import font_manager
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.patches import Rectangle
 
 from emolens.plots.heatmap import shown, whole_characters
 from emolens.plots.style import COLOURS, DASHES, MARKERS, NULL, SMALL, beside, extents, free, new_axes, plain
 
 MOST = 60  # tokens that fit side by side with their text
+FIXED, ASPECT = "DejaVu Sans Mono", 0.602  # a font of fixed width that comes with matplotlib; width over size
+BELOW, ABOVE = "#598CD6", "#E0635D"  # those of `heatmap`, as they look on white
 Span = tuple[str, int, int]  # a name and tokens [start, end): a `Turn` is one
 
 
@@ -99,6 +105,97 @@ def token_curves(
     _name_spans(ax, turns, 0.985, "top")
     _name_spans(ax, marks, 0.015, "bottom")
     return ax
+
+
+def token_text(
+    readout: Any,
+    emotion: str,
+    turns: Sequence[Span] | None = None,
+    smooth: int = 1,
+    columns: int = 96,
+    ax: Axes | None = None,
+) -> Axes:
+    """A text or conversation as it reads, each token on the colour of its score: `heatmap` for where HTML is not shown.
+
+    Red is above zero; blue, below zero, is underlined too, so that the sign survives grey print.
+
+    Args:
+        readout: a `Readout` of one text at "tokens", or `(tokens, scores)`.
+        emotion: whose score is shown; of `(tokens, scores)` its name.
+        turns: `(role, start, end)`, tokens [start, end), as `model.encode_chat(messages).turns`. Each begins a line
+            with its role before it, and what stands between them is left out.
+        smooth: mean over so many tokens, the token itself in the middle.
+        columns: characters of a line.
+
+    Raises:
+        ValueError: several texts, an unknown emotion, a span outside the text, `smooth` below 1.
+
+    Example:
+        >>> ax = token_text((["she", " ran", "!"], [0.1, 0.2, -0.1]), "calm", [("user", 0, 3)])
+        >>> [text.get_text() for text in ax.texts]
+        ['user', 'she', ' ran', '!']
+    """
+    if smooth < 1:
+        raise ValueError(f"smooth={smooth}: a mean is over at least 1 token")
+    tokens, scores, _, chosen = shown(readout, [emotion])
+    turns = list(turns or [("", 0, len(tokens))])
+    _check_spans(turns, len(tokens))
+    means = pd.Series(scores[:, chosen[0]]).rolling(smooth, center=True, min_periods=1).mean().to_numpy()
+    placed, names, line = [], [], 0
+    for role, start, end in turns:
+        names.append((line, role))
+        cells, line = _flow(*whole_characters(tokens[start:end], means[start:end, None]), line, columns)
+        placed += cells
+    limit = float(np.percentile([abs(value) for *_, value in placed], 99)) or 1.0
+    margin = max(len(role) for role, *_ in turns) + 2
+    ax = ax or new_axes(0.075 * (columns + margin) + 1.2, 0.19 * line + 0.9)
+    ax.set(xlim=(-margin, columns), ylim=(line + 0.1, -0.1))
+    for side in (ax.xaxis, ax.yaxis, *ax.spines.values()):
+        side.set_visible(False)
+    shade = ScalarMappable(Normalize(-limit, limit), LinearSegmentedColormap.from_list("", [BELOW, "white", ABOVE]))
+    over = f", mean over {smooth} tokens" if smooth > 1 else ""
+    ax.figure.colorbar(shade, ax=ax, pad=0.01, shrink=0.7, extend="both").set_label(f"score of {plain(emotion)}{over}")
+    if not isinstance(readout, tuple):
+        ax.set_title(_read_how(readout))
+    extents(ax, [])  # lays the figure out, so that the width of a column is known
+    points = ax.get_window_extent().width / ax.figure.dpi * 72 / (columns + margin)
+    how: dict[str, Any] = {"fontsize": points / ASPECT, "va": "center"}
+    how["fontfamily"] = [FIXED, *fonts_for("".join(text for _, _, text, _ in placed))]
+    for row, role in names:
+        ax.text(-margin, row + 0.5, plain(role), weight="bold", **how)
+    for row, column, text, value in placed:
+        ax.add_patch(Rectangle((column, row + 0.04), _width(text), 0.92, fc=shade.to_rgba(value), ec="none"))
+        ax.text(column, row + 0.5, plain(text), **how)
+        if value < 0:
+            ax.plot([column, column + _width(text)], [row + 0.9] * 2, color="black", lw=0.6)
+    return ax
+
+
+def _flow(
+    tokens: Sequence[str], values: np.ndarray, line: int, columns: int
+) -> tuple[list[tuple[int, int, str, float]], int]:
+    """Where each piece of text stands, (line, column, text, value), and the line after the last of them.
+
+    >>> _flow([" so", " she\\n", "ran"], np.array([[1.0], [2.0], [3.0]]), 0, 5)
+    ([(0, 0, 'so', 1.0), (1, 0, 'she', 2.0), (2, 0, 'ran', 3.0)], 3)
+    """
+    placed, column = [], 0
+    for token, (value,) in zip(tokens, values.tolist(), strict=True):
+        for number, part in enumerate(token.split("\n")):
+            if number:
+                line, column = line + 1, 0
+            if column + _width(part) > columns:
+                line, column = line + 1, 0
+            part = part.lstrip(" ") if column == 0 else part
+            if part:
+                placed.append((line, column, part, value))
+                column += _width(part)
+    return placed, line + 1
+
+
+def _width(text: str) -> int:
+    """Columns that a text takes in a font of fixed width."""
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
 
 
 def _check_spans(spans: Sequence[Span], tokens: int) -> None:

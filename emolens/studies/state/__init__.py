@@ -1,1 +1,3 @@
 """What kind of state is it? Local or lasting, of a speaker or a person, of a word or its meaning, felt or shown."""
+
+from emolens.studies.state._table import beside as beside

@@ -187,7 +187,7 @@ def crossing(
 
     >>> each = {("end", "denoised", n): np.array([0.2, 0.3, 0.25]) * (1 - n) for n in range(3)}
     >>> crossing(each | {("end", "whitened", n): each["end", "denoised", n] for n in range(3)}, range(3)).headline()
-    'At the end of the sentence the meaning outweighs the connotation from block 2 on, in 100% of the draws of
+    'At the end of the sentence the meaning outweighs the connotation from block 2 [2, 2] on, in 100% of the draws of
     sentences.'
     """
     rows = []
@@ -224,7 +224,8 @@ def of_crossing(frame: pd.DataFrame) -> str:
             f"{begin} connotation is never outweighed up to the last block, and in {row['share']:.0%} of the draws of "
             f"sentences it is."
         )
+    ends = f"[{row['block_low']:.0f}, {row['block_high']:.0f}]"
     return (
-        f"{begin} meaning outweighs the connotation from block {row['block']:.0f} on, in {row['share']:.0%} of the "
-        f"draws of sentences."
+        f"{begin} meaning outweighs the connotation from block {row['block']:.0f} {ends} on, in {row['share']:.0%} of "
+        f"the draws of sentences."
     )

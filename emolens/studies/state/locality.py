@@ -252,7 +252,8 @@ def headline(frame: pd.DataFrame, vectors: EmotionVectors) -> str:
     if row["state"] == Verdict.UNMEASURABLE:
         return f"{begin}; the story itself does not raise it, so what is left of a rise cannot be measured."
     told = {RETURNS: "it returns", PERSISTS: "it persists", UNDECIDED: "undecided"}[row["state"]]
-    return f"{begin}, and {row['kept']:.0%} of its rise is left: {told}."
+    rest = f"{row['kept']:.0%}" if row["kept"] >= 0 else f"nothing ({row['kept']:.0%})"  # the answer after is below
+    return f"{begin}, and {rest} of its rise is left: {told}."
 
 
 def decay(

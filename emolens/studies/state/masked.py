@@ -154,7 +154,9 @@ def run(
             tables["outside"] += [where | row for row in outside(y, weights, vectors, layer, drawn)]
             stories = vectors.matrix(layer)[[vectors.index(name) for name in names]]
             tables["recognised"] += [where | row for row in recognised(y, labels, stories, orders, left_out, seed)]
-    results = _results({name: pd.DataFrame(table) for name, table in tables.items()}, chosen, draws, size)
+    frames = {name: pd.DataFrame(table) for name, table in tables.items()}
+    frames = {name: frame.assign(series=frame["series"] + ", " + frame["condition"]) for name, frame in frames.items()}
+    results = _results(frames, chosen, draws, size)
     results["steering"] = steering(model, vectors, said, weights, layers.index(chosen), chosen, size, corpus)
     return results
 

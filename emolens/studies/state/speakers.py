@@ -119,7 +119,8 @@ def _results(
     options = {"series": "contrast", "title": "Grouping of the speakers' emotions", "ylabel": "share of the ceiling"}
     curves = {"series": "pair", "title": "Cosines of the sets, disjoint dialogues", "ylabel": "mean cosine"}
     told = {"series": "scale", "title": "The two speakers against each other", "ylabel": "correlation"}
-    shown = {"title": f"Cosines of the sets at block {chosen}; halves of a set on the diagonal"}
+    title = f"Cosines of the sets at block {chosen}; halves of a set on the diagonal"
+    shown = {"title": title, "lowest": min(0.0, float(matrix["score"].min())), "numbers": True}
     return {
         "grouping": StudyResult("grouping", groups, headline(groups, chosen), words, "effect_by_layer", options),
         "speakers": StudyResult("speakers", pairs, of_pairs(pairs, chosen), words, "effect_by_layer", curves),

@@ -94,8 +94,10 @@ def run(
                 values[place] = _centred(read(y, centre))
                 sets = shuffled.scores(y, layer, centre, names) if method == "denoised" else None
                 sets = None if sets is None else _centred(sets)
-                of_places += [where | row for row in _of_place(place, values[place], truth, orders, sets, seed)]
-            between += [where | row for row in correlations(values, orders, seed)]
+                found = _of_place(place, values[place], truth, orders, sets, seed)
+                of_places += [where | row | {"series": f"{method}, {row['series']}"} for row in found]
+            found = correlations(values, orders, seed)
+            between += [where | row | {"series": f"{method}, {row['pair']}"} for row in found]
     frame, other = pd.DataFrame(of_places).dropna(axis=1, how="all"), pd.DataFrame(between)
     words = null_words(shuffled, draws, "the conversations")
     options = {"series": "series", "title": "Whose emotion is read", "ylabel": "difference of cosines"}
@@ -178,7 +180,7 @@ def _row(name: str, effect: float, drawn: np.ndarray, null: np.ndarray) -> dict[
     low, high = np.quantile(drawn, [0.025, 0.975]).tolist()
     ends = dict(zip(("null_low", "null_high"), np.quantile(null, [0.025, 0.975]).tolist(), strict=True))
     test = {"effect": float(effect), "low": low, "high": high} | ends | {"p": p_value(effect, null)}
-    return {"pair": name, "series": name} | test
+    return {"pair": name} | test
 
 
 def _r(a: Float[np.ndarray, "... text emotion"], b: Float[np.ndarray, "... text emotion"]) -> np.ndarray:

@@ -1,0 +1,121 @@
+"""What kind of state it is, in one table: the paper, the one open replication, and models with stored results."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+BLOCKS = (("locality", "half_life"), ("masked", "steering"))  # results that know the chosen block of their model
+ALONE, TOLD = {"condition": "dialogue alone"}, {"condition": "after its scenario"}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A published figure and where its counterpart stands.
+
+    Attributes:
+        paper, replication: as published; "" where there is none. The replication is of Llama 3.3 70B.
+        of: the study and its result.
+        only: the row.
+        ceiling: the column that the value is held against, and what it is called.
+    """
+
+    question: str
+    paper: str
+    replication: str
+    of: tuple[str, str]
+    only: Mapping[str, str]
+    column: str = "effect"
+    ceiling: tuple[str, str] = ("ceiling", "ceiling")
+    known: Mapping[str, Any] = field(default_factory=lambda: {"method": "denoised"})
+
+
+def _pair(a: str, b: str) -> dict[str, str]:
+    return {"pair": f"{a} with {b}"}
+
+
+_BETWEEN, _SETS = ("user_assistant", "between"), ("speakers", "speakers")
+FIGURES = (
+    Figure("share of a story's emotion left in the next answer", "it returns", "", ("locality", "locality"),
+           {"place": "after"}, "kept"),
+    Figure("the emotion told from that answer by regression", "0.39 to 0.83 (chance 0.07)", "",
+           ("locality", "persistence"), {"place": "after", "features": "activations"},
+           ceiling=("null", "permuted labels up to")),
+    Figure("user's end and before the reply, r", "0.11", "0.63 to 0.72", _BETWEEN,
+           {"pair": "user's end and before the reply"}),
+    Figure("before the reply and reply, r", "0.87", "", _BETWEEN, {"pair": "before the reply and reply"}),
+    Figure("user's end and reply, r", "0.59", "", _BETWEEN, {"pair": "user's end and reply"}),
+    Figure("same tokens after two prefixes, standard deviations", "late blocks only", "", ("context", "context"),
+           {"place": "target"}),
+    Figure("end of the sentence: word above 0, meaning below", "meaning in late blocks", "", ("context", "context"),
+           {"place": "end"}),
+    Figure("present speaker, whoever speaks", "0.9 to 1.0", "0.30", _SETS,
+           _pair("present, user", "present, assistant")),
+    Figure("other speaker, whoever speaks", "alike", "0.15", _SETS, _pair("other, user", "other, assistant")),
+    Figure("present and other, user's tokens", "0.15 to 0.25", "0.15", _SETS, _pair("present, user", "other, user")),
+    Figure("present and other, assistant's tokens", "0.15 to 0.25", "0.14", _SETS,
+           _pair("present, assistant", "other, assistant")),
+    Figure("one person, user", "", "0.54", _SETS, _pair("present, user", "other, assistant")),
+    Figure("one person, assistant", "", "0.45", _SETS, _pair("present, assistant", "other, user")),
+    Figure("arousal of the two speakers, r", "-0.47", "", ("speakers", "affect"), {"scale": "arousal"}),
+    Figure("valence of the two speakers, r", "0.07", "", ("speakers", "affect"), {"scale": "valence"}),
+    Figure("hidden emotion with the stories', scenario told", "about 0.05", "0.24", ("masked", "masked"),
+           {"pair": "felt with stories"} | TOLD),
+    Figure("hidden emotion with the stories', dialogue alone", "", "", ("masked", "masked"),
+           {"pair": "felt with stories"} | ALONE),
+    Figure("shown emotion with the stories', dialogue alone", "", "", ("masked", "masked"),
+           {"pair": "shown with stories"} | ALONE),
+    Figure("hidden emotion told, dialogue alone", "", "", ("masked", "recognised"),
+           {"told": "felt", "by": "masked vectors"} | ALONE, ceiling=("null_high", "permuted labels up to")),
+    Figure("norm of hidden emotions outside the stories'", "about 0.80", "0.96", ("masked", "outside"),
+           {"vectors": "felt"} | TOLD, ceiling=("random", "random direction")),
+    Figure("the same of what halves agree on", "", "", ("masked", "outside"), {"vectors": "felt"} | TOLD,
+           "reliable_left"),
+)  # fmt: skip
+
+
+def beside(models: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """The published figures, and for each model its own with interval and ceiling, at its chosen block.
+
+    The figures of the paper that are given as a range, or with "about", are read off its figures. What is not stored
+    of a model is "".
+
+    Args:
+        models: results of these studies by name, such as `page.second(...)` has, for each model.
+
+    >>> beside({"tiny": {}}).loc["before the reply and reply, r"].tolist()
+    ['0.87', '', '']
+    """
+    rows = {
+        figure.question: [figure.paper, figure.replication, *(_told(studies, figure) for studies in models.values())]
+        for figure in FIGURES
+    }
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["paper", "replication", *models])
+
+
+def _told(studies: Mapping[str, Any], figure: Figure) -> str:
+    blocks = [studies[study][name].table() for study, name in BLOCKS if _has(studies, study, name)]
+    if not blocks or not _has(studies, *figure.of):
+        return ""
+    row = _row(studies[figure.of[0]][figure.of[1]].table(), figure, int(blocks[0]["layer"].iloc[0]))
+    if row is None or pd.isna(row[figure.column]):
+        return "cannot be measured"
+    ends = ("low", "high") if figure.column == "effect" else (f"{figure.column}_low", f"{figure.column}_high")
+    said = f"{row[figure.column]:.2f} [{row[ends[0]]:.2f}, {row[ends[1]]:.2f}]"
+    column, called = figure.ceiling
+    most = row.get(column, np.nan) if figure.column == "effect" else np.nan
+    return said if pd.isna(most) else f"{said}, {called} {most:.2f}"
+
+
+def _has(studies: Mapping[str, Any], study: str, name: str) -> bool:
+    return study in studies and name in studies[study]
+
+
+def _row(frame: pd.DataFrame, figure: Figure, layer: int) -> Any:
+    """The figure's row at a block, or none."""
+    only = figure.known | figure.only | {"layer": layer}
+    keys: Sequence[str] = [key for key in only if key in frame]
+    found = frame[np.logical_and.reduce([frame[key] == only[key] for key in keys])]
+    return None if found.empty else found.iloc[0]
