@@ -36,6 +36,8 @@ def model_for_actors(home: str, worst: str = "", seed: int = 0) -> HookedModel:
     run = Hooked._run
 
     def counted(self, batch, *rest):
+        if self.checking:  # what works on the model, not a text
+            return run(self, batch, *rest)
         passes = Path(home, "passes.txt")
         with open(passes, "a") as file:
             file.write(f"{len(batch.ids)}\n")
@@ -60,6 +62,7 @@ def cluster():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, path)))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_worker_niceness", "0")  # else the tests beside them come first
         ray.init(
             address="local", num_cpus=2, num_gpus=0, object_store_memory=100_000_000, include_dashboard=False,
             log_to_driver=False,
@@ -126,11 +129,10 @@ def test_workers_that_always_die_are_given_up_and_what_was_left_is_named(tiny, c
     assert passed(tmp_path) == 6  # twice
 
 
-@pytest.mark.parametrize("url", ["", "file://"])
-def test_a_run_goes_on_in_the_other_engine(tiny, here, engine, tmp_path, monkeypatch, url):
+def test_a_run_goes_on_in_the_other_engine(tiny, here, engine, tmp_path, monkeypatch):
     from tiny import passes
 
-    place = url + str(tmp_path / "shared") if url else tmp_path / "shared"
+    place = f"file://{tmp_path / 'shared'}"
     pooled_by(tiny, TEXTS, cache=place)
     first, second, third = sorted((tmp_path / "shared").rglob("*.safetensors"))
     second.unlink()
@@ -190,14 +192,14 @@ def vectors(tiny, few_dialogues):
     return el.derive(tiny, el.corpus.stories("plain").where(emotion=FEW), [2], cache=False, progress=False)
 
 
-def few_at_a_time(monkeypatch):
+def few_at_a_time(monkeypatch, ahead):
     monkeypatch.setattr(sys.modules["emolens.reading.document_stream"], "WINDOW", 8)
-    monkeypatch.setattr(sys.modules["emolens.reading.scan"], "AHEAD", 3)
+    monkeypatch.setattr(sys.modules["emolens.reading.scan"], "AHEAD", ahead)
 
 
 @pytest.mark.parametrize("at", ["tokens", "document"])
 def test_scanning_finds_the_same(tiny, vectors, engine, tmp_path, monkeypatch, at):
-    few_at_a_time(monkeypatch)
+    few_at_a_time(monkeypatch, 8)
     texts = [*some_texts(30), "", *some_texts(5), b"\xff", "she"]  # five are equal to others; some are skipped
     expected = el.scan(tiny, vectors, texts, k=4, at=at, progress=False)
     found = el.scan(tiny, vectors, texts, k=4, at=at, progress=False, engine=engine())
@@ -205,7 +207,7 @@ def test_scanning_finds_the_same(tiny, vectors, engine, tmp_path, monkeypatch, a
 
 
 def test_a_scan_goes_on_in_the_other_engine(tiny, vectors, engine, tmp_path, monkeypatch):
-    few_at_a_time(monkeypatch)
+    few_at_a_time(monkeypatch, 3)  # the actors are asked twice for forty texts
     texts = some_texts(40)
     expected = el.scan(tiny, vectors, texts, k=4, progress=False)
     state = tmp_path / "scan.json"

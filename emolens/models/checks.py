@@ -19,6 +19,9 @@ from emolens.models.log_probs import SharedPrompt, gradients, log_probs
 from emolens.models.support import LENGTH, Bare, Capability, Undecided, prompt, require, residual_factor, weights_now
 from emolens.models.texts import Encoding
 
+# Attention as TransformerLens writes it out rounds more in 16 bits than the bare model's: Qwen2.5 1.5 B, whose keys have
+# large biases, lies 5 % from the bare pass in bfloat16 and 0.0002 % in float32. Hence ROUGH, where the two are compared.
+ROUGH = 0.15
 # How far two ways to the same activations may lie apart, as a share of their norm.
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3, torch.float16: 2e-2, torch.bfloat16: 5e-2}
 
@@ -58,8 +61,9 @@ def _check_residual(model: Hooked) -> str:
     bare = _current(model)
     if bare is None:
         return ""
+    rough = None if model.dtype in (torch.float32, torch.float64) else ROUGH
     return _any(
-        _at(f"the output of block {layer} is not what the bare model computes", _differs(model, x, want))
+        _at(f"the output of block {layer} is not what the bare model computes", _differs(model, x, want, rough))
         for layer, (x, want) in enumerate(zip(ours, bare.states, strict=True))
     )
 
