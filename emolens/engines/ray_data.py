@@ -77,9 +77,10 @@ class Ray:
         data = ray.data.from_items(rows, override_num_blocks=len(rows))  # a block is what Ray runs again
         data.context.enable_progress_bars = False
         data.context.print_on_execution_start = False
+        tries = ray.remote(num_cpus=0)(_Tries).remote()
         done = data.map(
             _Actor,
-            fn_constructor_args=(self.load or _by_name(model, self.gpus), start, _identity(model), self.retries),
+            fn_constructor_args=(self.load or _by_name(model, self.gpus), start, _identity(model), tries, self.retries),
             # One task at a time: of an actor that dies, only the task that it ran counts as tried.
             compute=ray.data.ActorPoolStrategy(size=min(self.actors, len(rows)), max_tasks_in_flight_per_actor=1),
             num_cpus=self.cpus,
@@ -104,11 +105,25 @@ class Ray:
             theirs.setLevel(level)
 
 
+class _Tries:
+    """An actor that counts how often each task was begun: it outlives those that die of one."""
+
+    def __init__(self) -> None:
+        self.begun: dict[str, int] = {}
+
+    def begin(self, name: str) -> int:
+        """How often it was begun before."""
+        self.begun[name] = self.begun.get(name, -1) + 1
+        return self.begun[name]
+
+
 class _Actor:
     """What Ray makes in each worker process. Exceptions are results: one that Ray sees would lose its type."""
 
-    def __init__(self, load: Callable[[], HookedModel], start: Start, expected: dict[str, Any], retries: int) -> None:
-        self.retries = retries
+    def __init__(
+        self, load: Callable[[], HookedModel], start: Start, expected: dict[str, Any], tries: Any, retries: int
+    ) -> None:
+        self.tries, self.retries = tries, retries
         self.records: list[logging.LogRecord] = []
         logging.getLogger("emolens").addHandler(_Into(self.records))
         self.error: Exception | None = None
@@ -133,10 +148,9 @@ class _Actor:
 
     def _give_up(self, name: str) -> None:
         """Ray itself runs a task again without end, even one whose text always needs more memory than there is."""
-        from ray._private import worker  # Ray says it nowhere else
+        import ray
 
-        here: Any = worker.global_worker
-        if (tried := here.core_worker.get_current_task_attempt_number()) > self.retries:
+        if (tried := ray.get(self.tries.begin.remote(name))) > self.retries:
             raise RuntimeError(
                 f"{name}: the actor that ran it has died {tried} times (out of memory?); what is done is kept"
             )
