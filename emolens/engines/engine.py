@@ -26,7 +26,7 @@ class Engine(Protocol):
 
 
 def each(
-    engine: Engine | None, model: HookedModel, start: Start, tasks: Mapping[str, Any]
+    engine: Any, model: HookedModel, start: Start, tasks: Mapping[str, Any]
 ) -> Iterator[tuple[str, Any]]:
     """`engine.map`, or without an engine the same in this process, one task after the other.
 

@@ -83,7 +83,7 @@ def run(model: HookedModel, vectors: EmotionVectors, size: str = "full", seed: i
 
     >>> results = run(model, vectors, "quick")
     >>> results["numbers"].headline()
-    '...% of the expected signs hold right before the reply, ... the null of flipped signs (p = ...); where the number
+    '...% of the expected signs hold right before the reply, ... the null of flipped signs (p ...); where the number
     means nothing, ...% do.'
     """
     check_size(size)
