@@ -51,7 +51,9 @@ def test_the_terms_stand_beside_what_was_made_from_gemma():
 
 
 def test_an_unknown_model_has_none():
-    with pytest.raises(ValueError, match=r"no vectors ship for 'gpt2'; they do for gemma-3-270m, qwen2.5-coder-0.5b-instruct"):
+    with pytest.raises(
+        ValueError, match=r"no vectors ship for 'gpt2'; they do for gemma-3-270m, qwen2.5-coder-0.5b-instruct"
+    ):
         el.packaged_vectors("gpt2")
 
 

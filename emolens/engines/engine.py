@@ -25,9 +25,7 @@ class Engine(Protocol):
         ...
 
 
-def each(
-    engine: Any, model: HookedModel, start: Start, tasks: Mapping[str, Any]
-) -> Iterator[tuple[str, Any]]:
+def each(engine: Any, model: HookedModel, start: Start, tasks: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """`engine.map`, or without an engine the same in this process, one task after the other.
 
     Raises:

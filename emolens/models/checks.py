@@ -19,8 +19,8 @@ from emolens.models.log_probs import SharedPrompt, gradients, log_probs
 from emolens.models.support import LENGTH, Bare, Capability, Undecided, prompt, require, residual_factor, weights_now
 from emolens.models.texts import Encoding
 
-# Attention as TransformerLens writes it out rounds more in 16 bits than the bare model's: Qwen2.5 1.5 B, whose keys have
-# large biases, lies 5 % from the bare pass in bfloat16 and 0.0002 % in float32. Hence ROUGH, where the two are compared.
+# Attention as TransformerLens writes it out rounds more in 16 bits than that of the bare model: Qwen2.5 1.5 B, whose
+# keys have large biases, lies 5 % from the bare pass in bfloat16, and 0.0002 % in float32.
 ROUGH = 0.15
 # How far two ways to the same activations may lie apart, as a share of their norm.
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3, torch.float16: 2e-2, torch.bfloat16: 5e-2}

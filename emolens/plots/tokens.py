@@ -164,7 +164,7 @@ def token_text(
     for row, role in names:
         ax.text(-margin, row + 0.5, plain(role), weight="bold", **how)
     for row, column, text, value in placed:
-        ax.add_patch(Rectangle((column, row + 0.04), _width(text), 0.92, fc=shade.to_rgba(value), ec="none"))
+        ax.add_patch(Rectangle((column, row + 0.04), _width(text), 0.92, fc=shade.to_rgba(np.array(value)), ec="none"))
         ax.text(column, row + 0.5, plain(text), **how)
         if value < 0:
             ax.plot([column, column + _width(text)], [row + 0.9] * 2, color="black", lw=0.6)

@@ -115,7 +115,7 @@ def _has(studies: Mapping[str, Any], study: str, name: str) -> bool:
 
 def _row(frame: pd.DataFrame, figure: Figure, layer: int) -> Any:
     """The figure's row at a block, or none."""
-    only = figure.known | figure.only | {"layer": layer}
+    only = {**figure.known, **figure.only, "layer": layer}
     keys: Sequence[str] = [key for key in only if key in frame]
     found = frame[np.logical_and.reduce([frame[key] == only[key] for key in keys])]
     return None if found.empty else found.iloc[0]
