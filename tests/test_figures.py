@@ -212,8 +212,8 @@ def test_token_text_breaks_lines_and_smooths_and_says_what_does_not_fit():
 
 
 def test_a_score_matrix_marks_the_highest_of_each_row_and_keeps_the_order_of_a_table():
-    rows, columns = ["sad", "calm"], ["proud", "calm", "sad"]
-    values = np.array([[0.1, -0.2, 0.3], [0.0, 0.05, 0.04]])
+    rows, columns = ["sad", "calm"], ["proud", "calm", "sad", "bored", "angry", "happy"]
+    values = np.array([[0.1, -0.2, 0.3, 0.0, 0.0, 0.0], [0.0, 0.05, 0.04, 0.0, 0.0, 0.0]])
     cells = [(row, column, values[i, j]) for i, row in enumerate(rows) for j, column in enumerate(columns)]
     table = pd.DataFrame(cells, columns=["row", "column", "score"])
     for ax in (plots.score_matrix(table), plots.score_matrix(values, rows, columns)):
@@ -230,7 +230,7 @@ def test_a_score_matrix_marks_the_highest_of_each_row_and_keeps_the_order_of_a_t
 
 
 def test_a_small_score_matrix_has_its_numbers_written():
-    ax = plots.score_matrix([[0.5, -0.1], [0.0, 0.4]], ["a", "b"], ["a", "b"], numbers=True)
+    ax = plots.score_matrix([[0.5, -0.1], [0.0, 0.4]], ["a", "b"], ["a", "b"])
     assert [text.get_text() for text in ax.texts] == ["0.50", "-0.10", "0.00", "0.40"]
     assert [text.get_weight() for text in ax.texts] == ["bold", "normal", "normal", "bold"]
     assert [text.get_color() for text in ax.texts][:2] == ["black", "white"]

@@ -23,7 +23,7 @@ def size_ladder(frame: pd.DataFrame, ax: Sequence[Axes] | None = None) -> Axes:
     Args:
         frame: a row for each `question` and `model`: `parameters`, `unit`, `effect`, `low`, `high`, `null_low`,
             `null_high`, `verdict`. Filled points are beyond the null; rows without an effect are left out.
-        ax: one for each question.
+        ax: one for each question that has one.
 
     Returns:
         The first.
@@ -36,7 +36,7 @@ def size_ladder(frame: pd.DataFrame, ax: Sequence[Axes] | None = None) -> Axes:
     require(
         frame, "question", "model", "parameters", "unit", "effect", "low", "high", "null_low", "null_high", "verdict"
     )
-    questions = list(frame["question"].unique())
+    questions = list(frame.loc[frame["effect"].notna(), "question"].unique())
     axes: list[Axes] = _panels(len(questions)) if ax is None else list(np.ravel(np.asarray(ax)))
     for place, question in zip(axes, questions, strict=False):
         _panel(place, question, frame)
@@ -72,8 +72,6 @@ def _panel(ax: Axes, question: str, frame: pd.DataFrame) -> None:
     ax.set_xticks(sizes, [_short(size) for size in sizes], fontsize=SMALL)
     ax.set_title(plain(question), fontsize=SMALL + 1)
     ax.set_ylabel(plain(whole["unit"].iloc[0]), fontsize=SMALL)
-    if part.empty:
-        ax.text(0.5, 0.5, "not measured", transform=ax.transAxes, ha="center", va="center", color=NULL)
     ax.spines[["top", "right"]].set_visible(False)
 
 

@@ -16,6 +16,8 @@ from matplotlib.patches import Circle, Rectangle
 
 from emolens.plots.style import SMALL, new_axes, plain, require
 
+WRITTEN = 5  # rows and columns of a matrix whose numbers are written
+
 
 def similarity_matrix(
     matrix: Any,
@@ -60,24 +62,24 @@ def score_matrix(
     xlabel: str = "",
     title: str = "Scores, by row and column",
     lowest: float | None = None,
-    numbers: bool = False,
     ax: Axes | None = None,
 ) -> Axes:
     """A matrix of scores as colours: a dot marks the highest of each row, a frame the cell where names agree.
+
+    The scores of up to five rows and columns are written; the highest of a row is bold then and has no dot.
 
     Args:
         scores: [row column]; or a table with the columns `row`, `column` and `score`, one row for each cell,
             which needs no `rows` and `columns`: they keep the table's order.
         lowest: the score drawn darkest, for scores that are all alike; by default zero is in the middle.
-        numbers: write the scores, of a small matrix; the highest of a row is bold then and has no dot.
 
     Raises:
         ValueError: a column is missing, a cell is missing or there twice, sizes that do not match, or
             numbers that are not finite.
 
     >>> ax = score_matrix([[0.5, -0.1], [0.0, 0.4]], ["calm", "sad"], ["calm", "sad"], ylabel="texts of")
-    >>> ax.get_ylabel(), len(ax.patches)  # two dots and two frames
-    ('texts of', 4)
+    >>> ax.get_ylabel(), len(ax.patches), len(ax.texts)  # two frames and four numbers
+    ('texts of', 2, 4)
     """
     if isinstance(scores, pd.DataFrame) and rows is None and columns is None:
         require(scores, "row", "column", "score")
@@ -88,6 +90,7 @@ def score_matrix(
     values = np.asarray(scores, dtype=float)
     rows, columns = (list(map(str, names or ())) for names in (rows, columns))
     _check(values, rows, columns)
+    numbers = max(values.shape) <= WRITTEN
     limit = float(np.abs(values).max()) or 1.0
     span = (-limit, limit) if lowest is None else (lowest, float(values.max()))
     ax = _draw(values, rows, columns, span, "score", ax)

@@ -14,7 +14,6 @@ import torch
 
 import emolens.corpus as texts
 from emolens.corpus.stories import Corpus
-from emolens.engines.engine import Engine
 from emolens.files import cache_dir
 from emolens.models.hooked import Layers
 from emolens.models.model import HookedModel
@@ -38,11 +37,10 @@ def derive(
     layers: Layers | None = None,
     *,
     emotions: Sequence[str] = (),
-    cache: bool | str | Path = True,
-    engine: Engine | None = None,
-    progress: bool = True,
-    token_budget: int = 2048,
     rank: Rule | None = None,
+    cache: bool | str | Path = True,
+    progress: bool = True,
+    **pooling: Any,
 ) -> EmotionVectors:
     """Emotion vectors of a model, from the packaged stories or your own: the whole recipe in one call.
 
@@ -66,9 +64,9 @@ def derive(
             or rows: see `Corpus.from_rows`.
         layers: blocks; default all.
         emotions: names that must be in the corpus.
-        cache, engine: of the pass over the stories, see `pool`; whatever `cache` names, vectors are kept in the user's
-            cache folder. The neutral dialogues are run in this process.
         rank: the rule that the stories are averaged by, see `fit` and `pool`.
+        cache: of the pass over the stories, see `pool`; whatever it names, vectors are kept in the user's cache folder.
+        pooling: `token_budget` and `engine` of that pass, see `pool`. The neutral dialogues are run in this process.
 
     Raises:
         ValueError: a corpus with one emotion or without one that was asked for, an empty or too short story, no
@@ -78,7 +76,8 @@ def derive(
     corpus.check(emotions)
     layers, rank = model.check_layers(layers), None if rank is None else check_rule(rank)
     cache = model.is_plain and (rank is None or rule_key(rank) is not None) and cache
-    options: dict[str, Any] = {"token_budget": token_budget, "cache": cache, "engine": engine, "progress": progress}
+    options: dict[str, Any] = {"cache": cache, "progress": progress} | pooling
+    budget = {"token_budget": pooling["token_budget"]} if "token_budget" in pooling else {}
     pooled = pool_stories(model, corpus, layers, rank, **options)
     _warn_of_thin_places(corpus, pooled)
     about = _about(model, pooled, corpus, rank)
@@ -90,7 +89,7 @@ def derive(
     if cache and path.exists():
         with suppress(ValueError):  # damaged or exchanged: fitting again from the pooled shards takes a minute
             return _kept(path, model, about, pooled, corpus, rank)
-    neutral = token_moments(model, texts.neutral(), pooled.layers, token_budget=token_budget, progress=progress)
+    neutral = token_moments(model, texts.neutral(), pooled.layers, progress=progress, **budget)
     sweep = coarse_then_fine(pooled, corpus, neutral, progress, rank)
     stamp = about | _choices(model, corpus, pooled, sweep)
     vectors = fit(pooled, corpus, neutral, stamp["chosen"]["whitened"]["shrinkage"], stamp=stamp, rank=rank)

@@ -120,7 +120,7 @@ def _results(
     curves = {"series": "pair", "title": "Cosines of the sets, disjoint dialogues", "ylabel": "mean cosine"}
     told = {"series": "scale", "title": "The two speakers against each other", "ylabel": "correlation"}
     title = f"Cosines of the sets at block {chosen}; halves of a set on the diagonal"
-    shown = {"title": title, "lowest": min(0.0, float(matrix["score"].min())), "numbers": True}
+    shown = {"title": title, "lowest": min(0.0, float(matrix["score"].min()))}
     return {
         "grouping": StudyResult("grouping", groups, headline(groups, chosen), words, "effect_by_layer", options),
         "speakers": StudyResult("speakers", pairs, of_pairs(pairs, chosen), words, "effect_by_layer", curves),
