@@ -98,6 +98,23 @@ def test_the_numbers_of_the_readme_are_those_that_were_measured() -> None:
         assert [row[column].strip() for row in rows if len(row) == 5 and re.match(r" \d", row[2])] == shown
 
 
+def test_the_readme_shows_what_the_algebra_and_a_wide_model_took() -> None:
+    algebra, large = (
+        json.loads((ROOT / f"benchmarks/results/{name}.json").read_text()) for name in ("algebra", "large")
+    )
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    share = algebra["share_of_one_eigh"]
+    assert all(bar["met"] for bar in algebra["bars"].values())
+    assert f"takes {share['choose']:.2f} of it, fitting one layer {share['fit']:.2f}" in readme
+    assert f"takes {algebra['minutes_of_all_layers']:.1f} minutes" in readme and algebra["layers"] == 32
+    assert f"a file of {algebra['file_mb']:.0f} MB" in readme
+    over = large["speed_over_bare_forward"]
+    assert f"runs at {over['emolens pooled']:.2f} of the bare pass" in readme
+    assert f"with {large['peak_memory_above_model_mb']} MB" in readme
+    assert f"scanning at {over['emolens scan']:.2f}, and" in readme
+    assert f"steering costs {large['steering_overhead_per_token']:.0%}".replace("%", " %") in readme
+
+
 def test_the_speed_of_steering_in_the_readme_is_the_one_that_was_measured() -> None:
     readme = " ".join((ROOT / "README.md").read_text().split())
     found = json.loads((ROOT / "benchmarks/results/steering-smollm2-135m-instruct.json").read_text())
