@@ -27,7 +27,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import emolens as el
 from emolens.fetch import HubFile, Package
-from emolens.files import sha256
+from emolens.files import cache_dir, sha256
 from emolens.models import embedded
 from emolens.vectors.direction import stamp_of
 
@@ -479,11 +479,13 @@ def test_parts_are_named_and_numbered_as_they_are_joined() -> None:
     [
         ("smollm2-135m-instruct", 4.5),
         ("gemma-3-270m", 4.0),
-        ("qwen2.5-coder-0.5b-instruct", 4.0),
+        ("qwen2.5-coder-0.5b-instruct", 4.7),
         ("qwen2.5-coder-1.5b-instruct", 4.0),
     ],
 )
 def test_real_models_predict_english(name: str, limit: float) -> None:
+    if name.startswith("qwen") and not (cache_dir() / "models" / name / embedded.RECORD).exists():
+        pytest.skip(f"{name} is fetched by el.load, not by a test: it takes minutes")
     folder = embedded.local_path(name)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     ids = tokenizer(PARAGRAPH, return_tensors="pt")["input_ids"]
@@ -491,6 +493,6 @@ def test_real_models_predict_english(name: str, limit: float) -> None:
     assert bool(tokenizer.chat_template) == (name != "gemma-3-270m")
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     with torch.inference_mode():
-        # Nats per token: 3.9 and 3.6. Broken on purpose (q and k in llama.cpp's order, norms off by one),
-        # the models have 5.2 and 4.2 at best.
+        # Nats per token: 3.9, 3.6, 4.5 and 3.6. Broken on purpose (q and k in llama.cpp's order, norms off by one),
+        # the first three have 5.2, 4.2 and 5.0 at best.
         assert model(ids, labels=ids).loss < limit
