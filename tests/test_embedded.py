@@ -27,7 +27,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import emolens as el
 from emolens.fetch import HubFile, Package
-from emolens.files import cache_dir, sha256
+from emolens.files import sha256
 from emolens.models import embedded
 from emolens.vectors.direction import stamp_of
 
@@ -484,8 +484,6 @@ def test_parts_are_named_and_numbered_as_they_are_joined() -> None:
     ],
 )
 def test_real_models_predict_english(name: str, limit: float) -> None:
-    if name.startswith("qwen") and not (cache_dir() / "models" / name / embedded.RECORD).exists():
-        pytest.skip(f"{name} is fetched by el.load, not by a test: it takes minutes")
     folder = embedded.local_path(name)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     ids = tokenizer(PARAGRAPH, return_tensors="pt")["input_ids"]

@@ -128,10 +128,11 @@ def test_workers_that_always_die_are_given_up_and_what_was_left_is_named(tiny, c
     assert passed(tmp_path) == 6  # twice
 
 
-def test_a_run_goes_on_in_the_other_engine(tiny, here, engine, tmp_path, monkeypatch):
+@pytest.mark.parametrize("url", ["", "file://"])
+def test_a_run_goes_on_in_the_other_engine(tiny, here, engine, tmp_path, monkeypatch, url):
     from tiny import passes
 
-    place = f"file://{tmp_path / 'shared'}"
+    place = url + str(tmp_path / "shared") if url else tmp_path / "shared"
     pooled_by(tiny, TEXTS, cache=place)
     first, second, third = sorted((tmp_path / "shared").rglob("*.safetensors"))
     second.unlink()
@@ -196,11 +197,12 @@ def few_at_a_time(monkeypatch, ahead):
     monkeypatch.setattr(sys.modules["emolens.reading.scan"], "AHEAD", ahead)
 
 
-def test_scanning_finds_the_same(tiny, vectors, engine, tmp_path, monkeypatch):
+@pytest.mark.parametrize("at", ["tokens", "document"])
+def test_scanning_finds_the_same(tiny, vectors, engine, tmp_path, monkeypatch, at):
     few_at_a_time(monkeypatch, 8)
     texts = [*some_texts(30), "", *some_texts(5), b"\xff", "she"]  # five are equal to others; some are skipped
-    expected = el.scan(tiny, vectors, texts, k=4, progress=False)
-    found = el.scan(tiny, vectors, texts, k=4, progress=False, engine=engine())
+    expected = el.scan(tiny, vectors, texts, k=4, at=at, progress=False)
+    found = el.scan(tiny, vectors, texts, k=4, at=at, progress=False, engine=engine())
     assert found == expected and found.skipped == 3
 
 

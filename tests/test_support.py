@@ -82,6 +82,22 @@ def test_a_block_that_is_not_the_bare_model_s_is_named():
         model.forward("she ran .")
 
 
+def test_in_16_bits_the_bare_model_attends_as_the_wrapped_one_does():
+    """With large biases of the keys another implementation of attention lies far from it by rounding alone."""
+    model = build(FAMILIES["qwen2"])
+    for block in model.model.layers:
+        torch.nn.init.normal_(block.self_attn.k_proj.bias, std=30, generator=torch.Generator().manual_seed(0))
+        torch.nn.init.normal_(block.self_attn.q_proj.weight, std=1, generator=torch.Generator().manual_seed(1))
+        torch.nn.init.normal_(block.self_attn.v_proj.weight, std=1, generator=torch.Generator().manual_seed(2))
+    model = model.to(torch.bfloat16).eval()
+    eager = support.bare_pass(model)[0]
+    assert model.config._attn_implementation == "sdpa"  # as it was
+    wrapped = HookedModel.from_hf(model, tiny_tokenizer(), "qwen2")
+    assert support.works(wrapped, "residual")
+    ids = [support.prompt(model.config.vocab_size)]
+    assert torch.equal(wrapped.run_with_cache(ids)["resid_post", 1], eager[1])
+
+
 def test_weights_that_torch_does_not_count_as_changed_are_not_compared_with_the_old_ones(tiny):
     tiny.hf_model.model.layers[1].mlp.down_proj.weight.data.mul_(3)
     support.require(tiny, "residual")

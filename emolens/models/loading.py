@@ -228,8 +228,9 @@ def _ask_for_attention(model: HookedModel, implementation: str) -> None:
         used.append(True)
         return attend(*args, **options)
 
+    residual = support.verdict(model, "residual")  # held to the bare pass, whose attention is "eager"
     model.hf_model.set_attn_implementation(implementation)
-    model.verdicts.clear()  # they are of the other attention
+    model.verdicts, model.bare = {"residual": residual}, None  # the rest is asked again of this attention
     ALL_ATTENTION_FUNCTIONS[implementation] = noting
     try:
         model.forward([0, 0], stop_after=0)

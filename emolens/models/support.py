@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -190,8 +190,10 @@ def bare_pass(hf_model: Any) -> tuple[tuple[Tensor, ...], Tensor] | None:
     if not isinstance(base, torch.nn.Module) or blocks is None:
         return None
     states: list[Tensor] = []
+    own = getattr(config, "_attn_implementation", None)
     handles = [block.register_forward_hook(lambda block, given, out: states.append(_first(out))) for block in blocks]
     try:
+        _attend(hf_model, "eager")  # as TransformerLens does: in 16 bits others lie as far as 10 % from it (Qwen2.5)
         length = min(LENGTH, getattr(config, "max_position_embeddings", None) or LENGTH)
         ids = torch.tensor([prompt(config.vocab_size, length)], device=device_of(hf_model))
         with torch.no_grad():
@@ -201,7 +203,14 @@ def bare_pass(hf_model: Any) -> tuple[tuple[Tensor, ...], Tensor] | None:
     finally:
         for handle in handles:
             handle.remove()
+        _attend(hf_model, own)
     return (tuple(states), last) if len(states) == count and last.ndim == 3 else None
+
+
+def _attend(hf_model: Any, implementation: Any) -> None:
+    """Set the implementation of attention, of a model that knows several."""
+    with suppress(ValueError, AttributeError, TypeError):
+        hf_model.set_attn_implementation(implementation)
 
 
 def weights_now(model: Any) -> tuple[list[tuple[int, int]], list[list[float]]]:
