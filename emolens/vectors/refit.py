@@ -34,10 +34,13 @@ class _Neutral:
 
 
 def stories_of(vectors: EmotionVectors, corpus: Any = None) -> Corpus:
-    """The stories that vectors were derived from: those given, the packaged ones, or those that `derive` kept.
+    """The stories that vectors were derived from: those given, the packaged ones or those of one of their registers,
+    or those that `derive` kept.
 
     >>> stories_of(shipped)
     Corpus(3078 stories of 171 emotions: 2052 literary, 1026 plain)
+    >>> stories_of(el.packaged_vectors("qwen2.5-coder-0.5b-instruct"))
+    Corpus(1026 stories of 171 emotions: 1026 plain)
 
     Args:
         corpus: stories to take instead: a `Corpus`, the path of a JSON Lines file, or rows.
@@ -48,10 +51,10 @@ def stories_of(vectors: EmotionVectors, corpus: Any = None) -> Corpus:
     """
     if corpus is not None:
         return Corpus.of(corpus)
-    packaged = texts.stories()
-    digest = str(vectors.stamp.get("corpus", packaged.hash))
-    if digest == packaged.hash:
-        return packaged
+    digest = str(vectors.stamp.get("corpus", texts.stories().hash))
+    for packaged in map(texts.stories, (None, "literary", "plain")):
+        if digest == packaged.hash:
+            return packaged
     path = corpus_path(digest)
     if not digest.isalnum() or not path.exists():
         raise ValueError(
