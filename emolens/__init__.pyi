@@ -57,5 +57,9 @@ from emolens.vectors.pooling import PooledActivations as PooledActivations
 from emolens.vectors.pooling import pool as pool
 from emolens.vectors.refit import refit as refit
 from emolens.vectors.token_moments import token_moments as token_moments
+from emolens.watching.monitor import Monitor as Monitor
+from emolens.watching.probe import Probe as Probe
+from emolens.watching.stream import stream as stream
+from emolens.watching.watch import Watch as Watch
 
 __version__: str

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 import numpy as np
-from scipy.stats import false_discovery_control, norm, rankdata
+from scipy.stats import binomtest, false_discovery_control, norm, rankdata
 from scipy.stats import t as student_t
 
 LEVEL = 0.05  # of p, two-sided: what counts as beyond a null
@@ -228,6 +228,21 @@ def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
     centre, spread = share + z**2 / (2 * n), z * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
     low, high = (centre - spread) / (1 + z**2 / n), (centre + spread) / (1 + z**2 / n)
     return float(max(low, 0.0)), float(min(high, 1.0))
+
+
+def clopper_pearson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Exact interval of a proportion (Clopper and Pearson 1934): it holds the truth at least as often as it says.
+
+    Raises:
+        ValueError: no trials, or successes that are not between 0 and n.
+
+    >>> [round(end, 3) for end in clopper_pearson(0, 30)]
+    [0.0, 0.116]
+    """
+    if n < 1 or not 0 <= successes <= n:
+        raise ValueError(f"{successes} successes of {n}: an interval needs at least one trial, and 0 to n successes")
+    found = binomtest(successes, n).proportion_ci(level, "exact")
+    return float(found.low), float(found.high)
 
 
 def bootstrap_draws(values: np.ndarray, draws: int = 2000, seed: int = 0) -> np.ndarray:

@@ -146,19 +146,13 @@ def slopes(model: HookedModel, bare: Any) -> float:
 def written(model: HookedModel, bare: Any) -> float:
     """The share of tokens that are less likely than the best by more than rounding; texts of two lengths together."""
     texts, bad = [text(17), text(8, 7)], 0.0
-    from emolens.models.generation import _generate, _recompute
+    from emolens.models.generation import Sampling, Writing
 
-    with torch.no_grad():
-        cached = support.works(model, "generate with cache")
-        batch, encoded = model.batch([Encoding(ids, []) for ids in texts], "left"), [Encoding(i, []) for i in texts]
-        kept: list[list[int]] = []
-        decode, model.tokenizer.decode = model.tokenizer.decode, lambda ids, **_: kept.append(list(map(int, ids))) or ""
-        try:
-            (_generate if cached else _recompute)(model, encoded, batch, 5, None, [])
-        finally:
-            del model.tokenizer.decode
-        assert decode
-    for ids, new in zip(texts, kept[-2:], strict=True):
+    writing = Writing(model, texts, Sampling(5, temperature=0))
+    while writing.open:
+        writing.run()
+        writing.draw()
+    for ids, new in zip(texts, writing.written, strict=True):
         scores = own(bare, [*ids, *new])[len(ids) - 1 : -1].float()
         for row, token in zip(scores, new, strict=True):
             bad = max(bad, float((row.max() - row[token]) / row.norm()))

@@ -35,7 +35,7 @@ MODULES = sorted(
 
 @pytest.fixture(scope="module")
 def names():
-    """What an example may use without making it: `el`, a tiny `model`, its `vectors`, and SmolLM2's `shipped` ones."""
+    """What an example may use: `el`, a tiny `model`, its `vectors` and a `monitor`, and SmolLM2's `shipped` vectors."""
     corpus = el.corpus.stories("plain").where(emotion=FEW)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(el.corpus, "neutral", lambda: sorted(neutral(), key=len)[:6])
@@ -47,6 +47,7 @@ def names():
             "vectors": vectors,
             "corpus": corpus,
             "shipped": el.packaged_vectors("smollm2-135m-instruct"),
+            "monitor": el.Monitor.calibrate(model, vectors, "calm", ["she ran !", "he was sad", "and cold !"], 0.3),
         }
 
 

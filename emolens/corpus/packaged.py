@@ -9,6 +9,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -61,6 +62,29 @@ def neutral() -> list[str]:
     return [row["text"] for row in _packaged("neutral")]
 
 
+def quiet() -> list[list[dict[str, str]]]:
+    """180 conversations in which nobody feels much, to set a monitor on: the neutral dialogues and the benign ones.
+
+    >>> len(quiet()), quiet()[0][0]["role"]
+    (180, 'user')
+    """
+    benign = (row["turns"] for row in stimuli("monitoring") if row["condition"] == "benign")
+    return [as_messages(text) for text in neutral()] + [
+        [{"role": turn["role"], "content": turn["text"]} for turn in turns] for turns in benign
+    ]
+
+
+def as_messages(text: str) -> list[dict[str, str]]:
+    """The messages of a dialogue that is written as "Human: ... Assistant: ...".
+
+    >>> as_messages("Human: How many?\\n\\nAssistant: Two.")
+    [{'role': 'user', 'content': 'How many?'}, {'role': 'assistant', 'content': 'Two.'}]
+    """
+    _, *parts = re.split(r"(?:^|\n\n)(Human|Assistant): ", text)
+    roles = {"Human": "user", "Assistant": "assistant"}
+    return [{"role": roles[who], "content": said} for who, said in zip(parts[::2], parts[1::2], strict=True)]
+
+
 def masked() -> list[dict[str, Any]]:
     """132 dialogues whose `speaker` feels one emotion (`felt`) and shows another (`shown`).
 
@@ -91,6 +115,7 @@ STIMULI = (
     "intensity",
     "leverage",
     "locality",
+    "monitoring",
     "negation",
     "post_training_prompts",
     "refusal",

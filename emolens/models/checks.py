@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from emolens.models import head
+from emolens.models.generation import Cached
 from emolens.models.hooked import Hooked
 from emolens.models.log_probs import SharedPrompt, gradients, log_probs
 from emolens.models.support import LENGTH, Bare, Capability, Undecided, prompt, require, residual_factor, weights_now
@@ -164,12 +165,14 @@ def _check_generate(model: Hooked) -> str:
         return ""
     texts, new = [_ids(model, 5, LENGTH - 4), _ids(model, 6, LENGTH // 2)], 3
     texts = [text[: max(1, model.n_ctx - new)] for text in texts]
-    batch = model.to_tokens(texts, padding_side="left")
-    out = model.hf_model.generate(
-        batch.ids, attention_mask=batch.mask.long(), max_new_tokens=new, min_new_tokens=new, do_sample=False,
-        pad_token_id=model.pad_token_id, output_logits=True, return_dict_in_generate=True,
-    )  # fmt: skip
-    written, step = out.sequences[:, batch.ids.shape[1] :], torch.stack(out.logits, dim=1)
+    encoded = model.encode_all(texts)
+    cached = Cached(model, encoded, model.batch(encoded, "left"), new)
+    with torch.no_grad():
+        logits = [cached()]
+        for _ in range(new - 1):
+            logits.append(cached(logits[-1].argmax(dim=-1, keepdim=True)))
+    step = torch.stack(logits, dim=1)
+    written = step.argmax(dim=-1)
 
     def findings() -> Iterator[str]:
         for row, text in enumerate(texts):

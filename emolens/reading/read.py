@@ -102,6 +102,47 @@ class Readout:
         return pd.concat([pd.DataFrame({"text": self.text_index, "label": self.labels}), scores], axis=1)
 
 
+@dataclass(frozen=True)
+class Scorer:
+    """Cosines of centred activations with the rows of a matrix at one layer (law: both sides centred).
+
+    With `whitened`, the cosine after both are whitened by the noise of the stories. Made once for many activations.
+
+    Example:
+        >>> scorer = Scorer.of(shipped, 20)
+        >>> scorer(scorer.centre + shipped.vectors(20)[:2]).argmax(dim=1).tolist()
+        [0, 1]
+    """
+
+    vectors: EmotionVectors
+    layer: int
+    method: str
+    centre: Float[Tensor, "d_model"]
+    matrix: Float[Tensor, "row d_model"]
+
+    @classmethod
+    def of(
+        cls,
+        vectors: EmotionVectors,
+        layer: int,
+        method: str = "denoised",
+        centre: str | Float[Tensor, "d_model"] = "stories",
+        weights: Float[Tensor, "row emotion"] | None = None,
+    ) -> "Scorer":
+        """The scorer of all emotions, or of weighted sums of them."""
+        at, method = vectors.at(layer), check_method(method)
+        if isinstance(centre, str):
+            centre = (at.centre_stories if centre == "stories" else at.centre_neutral)[0]
+        matrix = at.vectors(layer, "whitened") if method == "whitened" else at.matrix(layer, method)
+        return cls(at, layer, method, centre, matrix if weights is None else weights @ matrix)
+
+    def __call__(self, x: Float[Tensor, "item d_model"]) -> Float[Tensor, "item row"]:
+        y = x.float().cpu() - self.centre
+        if self.method == "whitened":
+            return y @ self.matrix.T / self.vectors.whitened_norm(y, self.layer).clamp(min=1e-12)[:, None]
+        return unit(y) @ self.matrix.T
+
+
 def score(
     x: Float[Tensor, "item d_model"],
     vectors: EmotionVectors,
@@ -109,9 +150,7 @@ def score(
     method: str = "denoised",
     centre: str | Float[Tensor, "d_model"] = "stories",
 ) -> Float[Tensor, "item emotion"]:
-    """Cosines of centred activations with the emotion vectors of one layer (law: both sides centred).
-
-    With `whitened`, the cosine after both are whitened by the noise of the stories.
+    """`Scorer` of all emotions, for activations that are read once.
 
     Example:
         >>> centre = shipped.at(20).centre_stories[0]
@@ -120,13 +159,7 @@ def score(
         >>> shipped.emotions[int(scores.argmax())], round(float(scores.max()), 2)
         ('calm', 1.0)
     """
-    if isinstance(centre, str):
-        at = vectors.at(layer)
-        centre = (at.centre_stories if centre == "stories" else at.centre_neutral)[0]
-    y = x.float().cpu() - centre
-    if check_method(method) == "whitened":
-        return y @ vectors.vectors(layer, "whitened").T / vectors.whitened_norm(y, layer).clamp(min=1e-12)[:, None]
-    return unit(y) @ vectors.matrix(layer, method).T
+    return Scorer.of(vectors, layer, method, centre)(x)
 
 
 def _items(encoding: Encoding, at: str, number: int) -> list[tuple[int, int, str]]:
@@ -196,13 +229,11 @@ def read(
     places = [[(start, end) for start, end, _ in spans] for spans in items]
     fixed: Any = centre
     if centre == "set":
-        (x,) = _collect(model, encoded, places, [layer], token_budget, lambda x, _: x.sum(dim=0, keepdim=True))
+        (x,) = collect(model, encoded, places, [layer], token_budget, lambda x, _: x.sum(dim=0, keepdim=True))
         fixed = x.sum(dim=0) / sum(map(len, items))
 
-    def project(x: Tensor, layer: int) -> Tensor:
-        return score(x, vectors, layer, method, fixed)
-
-    (scores,) = _collect(model, encoded, places, [layer], token_budget, project)
+    scorer = Scorer.of(vectors, layer, method, fixed)
+    (scores,) = collect(model, encoded, places, [layer], token_budget, lambda x, _: scorer(x))
     labels = [
         label for encoding, spans in zip(encoded, items, strict=True) for label in _labels(model, encoding, spans, at)
     ]
@@ -252,10 +283,10 @@ def activations(
                     raise ValueError(
                         f"text {number} has {len(encoding.ids)} tokens; the span {start}:{end} is not in it"
                     )
-    return torch.stack(_collect(model, encoded, places, layers, token_budget, lambda x, _: x.cpu()))
+    return torch.stack(collect(model, encoded, places, layers, token_budget, lambda x, _: x.cpu()))
 
 
-def _collect(
+def collect(
     model: HookedModel,
     encoded: Sequence[Encoding],
     places: Sequence[Sequence[tuple[int, int]]],
@@ -263,7 +294,14 @@ def _collect(
     token_budget: int,
     project: Callable[[Tensor, int], Tensor],
 ) -> list[Tensor]:
-    """For each layer, `project(means of a text's places, layer)` in the order of the texts, computed in the hook."""
+    """For each layer, `project(means of a text's places, layer)` in the order of the texts, computed in the hook.
+
+    Example:
+        >>> encoded = model.encode_all(["she ran !", "he was calm"])
+        >>> (norms,) = collect(model, encoded, [[(0, 2)], [(0, 1), (1, 2)]], [2], 2048, lambda x, _: x.norm(dim=1))
+        >>> norms.shape
+        torch.Size([3])
+    """
     model.require_one_row("read")
     out = {layer: [torch.empty(0)] * len(encoded) for layer in layers}
     current: list[int] = []

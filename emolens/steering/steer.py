@@ -103,14 +103,17 @@ def _operate(
 
 
 class _Once(ContextDecorator, AbstractContextManager["Steering"]):
-    """The context of `steer`, which is entered once; around a function, once for each call."""
+    """The context of `steer`, which is entered once; around a function, once for each call.
 
-    def __init__(self, opens: Callable[[], AbstractContextManager[Steering]]) -> None:
-        self.opens, self.context = opens, opens()
+    `again()` is a context like it that may be opened any number of times.
+    """
+
+    def __init__(self, again: Callable[[], AbstractContextManager[Steering]]) -> None:
+        self.again, self.context = again, again()
         self.entered = False
 
     def _recreate_cm(self) -> "_Once":  # ContextDecorator's way to have a new context for each call
-        return _Once(self.opens)
+        return _Once(self.again)
 
     def __enter__(self) -> Steering:
         if self.entered:
@@ -129,7 +132,7 @@ def steer(
     layers: Layers | None = None,
     where: Where = "all",
     mode: str | Operator = "add",
-) -> AbstractContextManager[Steering]:
+) -> "_Once":
     """Steer every pass inside the context: forward passes, generation, log-probabilities (paper, section 3).
 
     Contexts nest and add up. Leaving it, by an exception too, leaves no hook behind. Each call makes a context for
