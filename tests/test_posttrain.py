@@ -2,8 +2,10 @@
 
 import json
 import warnings
+from dataclasses import replace
 from importlib import import_module
 
+import numpy as np
 import pytest
 import torch
 from tiny import tiny_gemma, tiny_llama, tiny_tokenizer
@@ -198,6 +200,24 @@ def test_watched_emotions_are_what_reading_the_model_gives(base, vectors, tmp_pa
     assert {"calm", "sad"} <= set(done.curve().table()["series"])
     unwatched = run(base, tmp_path / "b.safetensors")
     assert unwatched.path.read_bytes() == done.path.read_bytes()  # looking changes nothing
+
+
+def test_a_monitor_warns_when_quiet_texts_give_alarms_during_training(base, vectors, tmp_path):
+    quiet = [[{"role": "user", "content": text}] for text in ("the river was cold", "she ran . door", "a warm night")]
+    watch = el.Watch.of(vectors, ["calm", "sad"], 2)
+    monitor = el.Monitor.calibrate(base, vectors, watch, quiet * 7, 0.05)
+    steady = run(base, tmp_path / "a.safetensors", watch=monitor, prompts=quiet)
+    heights = [monitor.watch(chat).heights.max(axis=0) for chat in quiet]
+    first, *_, last = (row["scores"] for row in steady.record["watched"])
+    for name, wanted in zip(("calm", "sad"), np.mean(heights, axis=0), strict=True):
+        assert first[name] == pytest.approx(wanted, abs=1e-3)
+    assert first["alarms"] == 0 and last != first
+    low = replace(monitor, threshold=-99.0, quiet=tuple(height - 200 for height in monitor.quiet))
+    with pytest.warns(UserWarning, match=r"alarm in 100% of 3 quiet conversations.* promised at most 1[0-9]%"):
+        run(base, tmp_path / "b.safetensors", watch=low, prompts=quiet)
+    with pytest.raises(ValueError, match="block 5 is the last one"):
+        late = el.Monitor.calibrate(base, vectors, el.Watch.of(vectors, "calm", 5), quiet * 7, 0.05)
+        run(base, None, watch=late)
 
 
 def test_watching_needs_vectors_of_a_block_before_the_last(base, vectors):

@@ -15,7 +15,7 @@ from tiny import tiny_gemma, tiny_llama, tiny_tokenizer
 import emolens as el
 from emolens.models import support
 from emolens.models.generation import Sampling, Writing
-from emolens.watching.monitor import HALF_LIVES, Track, places, smooth
+from emolens.watching.monitor import HALF_LIVES, Track, places
 from emolens.watching.watch import Watch
 
 CHAT = [{"role": "user", "content": "she was calm and warm"}]
@@ -277,7 +277,7 @@ def test_the_rate_holds_on_texts_that_the_threshold_was_not_set_on(vectors, rate
     for _ in range(60):
         draw = lambda n: [rng.normal(size=(60, 2)) for _ in range(n)]  # noqa: E731
         monitor = el.Monitor.of_scores(watch, draw(99), rate)
-        heights = [(smooth(x - monitor.mean, monitor.half_life) / monitor.spread).max() for x in draw(50)]
+        heights = [monitor.scale(x).max() for x in draw(50)]
         alarms.append(np.mean(np.array(heights) > monitor.threshold))
     assert abs(np.mean(alarms) - rate) < 0.2 * rate + 0.01
     low, high = monitor.promise

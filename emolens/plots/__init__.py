@@ -11,6 +11,7 @@ from emolens.plots.ladder import size_ladder
 from emolens.plots.layers import effect_by_layer, layer_sweep, reliability
 from emolens.plots.maps import emotion_map, interactive_map
 from emolens.plots.matrices import score_matrix, similarity_matrix
+from emolens.plots.monitors import monitor_areas, monitor_curves, roc_curves, watched_writing
 from emolens.plots.saving import gallery, save
 from emolens.plots.slopes import slope_scatter, slopes_by_layer
 from emolens.plots.style import words
@@ -35,8 +36,11 @@ __all__ = [
     "interactive_map",
     "layer_sweep",
     "loss_curve",
+    "monitor_areas",
+    "monitor_curves",
     "patch_map",
     "reliability",
+    "roc_curves",
     "save",
     "scatter",
     "score_matrix",
@@ -50,5 +54,6 @@ __all__ = [
     "token_text",
     "value_curves",
     "watched_curves",
+    "watched_writing",
     "words",
 ]

@@ -5,15 +5,17 @@ import importlib.metadata
 import json
 import time
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import Tensor
 from tqdm.auto import tqdm
 
 import emolens.corpus as texts
@@ -34,8 +36,11 @@ from emolens.training.adapters import (
 )
 from emolens.training.dialogues import Dialogue, Example, examples, listed, mean_loss, messages_of, reply_loss
 from emolens.vectors.emotion_vectors import EmotionVectors
+from emolens.watching.monitor import Monitor, Track, places
 
 WATCHED_PROMPTS = 4  # of each kind of the packaged prompts
+MONITORED = 6  # a monitor reads every sixth quiet conversation
+ALARMS = "alarms"  # the share of them with an alarm, in the record
 MACHINE = ("versions", "threads")  # what can change the last bits of the weights, not what is asked for
 
 
@@ -151,10 +156,7 @@ class _Watch:
         vectors.check_model(base)
         self.rows = [vectors.index(emotion) for emotion in emotions]
         self.vectors, self.layer = vectors, vectors.default_layer
-        if self.layer == base.n_layers - 1:
-            raise ValueError(
-                f"block {self.layer} is the last one, which cannot be watched; give vectors of earlier ones"
-            )
+        _check_not_last(self.layer, base)
         if prompts is None:
             seen: dict[str, list[str]] = {}
             for row in texts.stimuli("post_training_prompts"):
@@ -169,18 +171,60 @@ class _Watch:
         if not self.emotions:
             return {}
         means = torch.zeros(len(self.rows))
-        with torch.no_grad():
-            for rows in plan([len(ids) for ids in self.encoded], 1024):
-                batch = pad([self.encoded[row] for row in rows]).to(causal.device)
-                out = causal.base_model(batch.ids, attention_mask=batch.mask.long(), output_hidden_states=True)
-                # The input of the next block is the output of this one; only the last block's is normalised.
-                resid = out.hidden_states[self.layer + 1]
-                last = resid[torch.arange(len(rows)), batch.mask.sum(dim=1) - 1]
-                if not last.isfinite().all():
-                    raise ValueError(f"the activations of block {self.layer} before the watched replies are not finite")
-                means += score(last, self.vectors, self.layer)[:, self.rows].sum(dim=0)
+        for _, resid in _outputs(causal, self.encoded, self.layer):
+            means += score(resid[-1:], self.vectors, self.layer)[0, self.rows]
         means /= len(self.encoded)
         return dict(zip(self.emotions, means.tolist(), strict=True))
+
+
+class _Monitored:
+    """The share of quiet conversations that give an alarm, as the model in training reads them."""
+
+    def __init__(self, base: HookedModel, monitor: Monitor, prompts: Sequence[Any] | None = None) -> None:
+        monitor.watched.check_model(base)
+        self.monitor, self.layer = monitor, monitor.watched.layer
+        _check_not_last(self.layer, base)
+        read = base.encode_all(texts.quiet()[::MONITORED] if prompts is None else prompts)
+        self.encoded = [encoding.ids for encoding in read]
+        self.at = [places(encoding, [""] * len(encoding.ids), monitor.roles) for encoding in read]
+        if not all(self.at):
+            raise ValueError(f"prompt {self.at.index([])} has no token that the monitor watches")
+
+    def __call__(self, causal: Any) -> dict[str, float]:
+        highest = np.zeros((len(self.encoded), len(self.monitor.watched.names)))
+        for number, resid in _outputs(causal, self.encoded, self.layer):
+            scores = self.monitor.watched(resid[[place.rank for place in self.at[number]]])
+            highest[number] = Track(self.monitor).follow(scores, self.at[number])[0].max(axis=0)
+        share = float((highest.max(axis=1) > self.monitor.threshold).mean())
+        most = self.monitor.promise[1]
+        if share > most:
+            name = self.monitor.watched.names[int(highest.mean(axis=0).argmax())]
+            warnings.warn(
+                f"the monitor gives an alarm in {share:.0%} of {len(highest)} quiet conversations, as the model in "
+                f"training reads them, and promised at most {most:.0%}: what rises most is {name!r}",
+                stacklevel=2,
+            )
+        heights = dict(zip(self.monitor.watched.names, highest.mean(axis=0).tolist(), strict=True))
+        return heights | {ALARMS: share}
+
+
+def _outputs(causal: Any, encoded: Sequence[Sequence[int]], layer: int) -> Iterator[tuple[int, Float[Tensor, "pos d"]]]:
+    """Each text's number, and the outputs of a block at its tokens, from the model in training."""
+    with torch.no_grad():
+        for rows in plan([len(ids) for ids in encoded], 1024):
+            batch = pad([encoded[row] for row in rows]).to(causal.device)
+            out = causal.base_model(batch.ids, attention_mask=batch.mask.long(), output_hidden_states=True)
+            # The input of the next block is the output of this one; only the last block's is normalised.
+            for place, row in enumerate(rows):
+                resid = out.hidden_states[layer + 1][place, : len(encoded[row])]
+                if not resid.isfinite().all():
+                    raise ValueError(f"the activations of block {layer} in watched text {row} are not finite")
+                yield row, resid
+
+
+def _check_not_last(layer: int, base: HookedModel) -> None:
+    if layer == base.n_layers - 1:
+        raise ValueError(f"block {layer} is the last one, which cannot be watched; give vectors of earlier ones")
 
 
 class _State:
@@ -268,7 +312,7 @@ def posttrain(
     *,
     name: str = "post-trained",
     recipe: Recipe | None = None,
-    watch: Sequence[str] = (),
+    watch: Sequence[str] | Monitor = (),
     progress: bool = True,
     **watched_with: Any,
 ) -> Posttrained:
@@ -280,8 +324,11 @@ def posttrain(
     Args:
         dialogues: rows with `user` and `assistant`, or lists of messages.
         path: the adapter's file, `.safetensors`, with its record as `.json` beside it; default in the user's cache.
-        watch: emotions read with `vectors` right before the reply to `prompts` at every checkpoint.
-        watched_with: `vectors`, and `prompts`, by default four packaged ones of each kind.
+        watch: emotions read with `vectors` right before the reply to `prompts` at every checkpoint; or an
+            `el.Monitor`, which reads quiet conversations there and warns where more of them give an alarm than its
+            calibration promised.
+        watched_with: `vectors`, and `prompts`, by default four packaged ones of each kind; for a monitor the
+            conversations, by default 30 of `corpus.quiet()`.
 
     Raises:
         ValueError: fewer than two dialogues or one without an assistant turn, a checkpoint of another training at
@@ -297,8 +344,14 @@ def posttrain(
     dialogues = listed(dialogues)
     found = examples(base, dialogues)
     rows = set(held_out(len(found), recipe))
-    watcher = _Watch(base, watch, **watched_with)
-    settings = _settings(base, dialogues, recipe, list(watch)) | {"name": name}
+    watcher: Callable[[Any], dict[str, float]]
+    watched: Any
+    if isinstance(watch, Monitor):
+        watcher = _Monitored(base, watch, **watched_with)
+        watched = {"monitor": list(watch.watched.names), "threshold": watch.threshold}
+    else:
+        watcher, watched = _Watch(base, watch, **watched_with), list(watch)
+    settings = _settings(base, dialogues, recipe, watched) | {"name": name}
     decisive = {part: value for part, value in settings.items() if part not in MACHINE}
     key = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
     path = cache_dir() / "adapters" / f"{Path(base.name).name}-{name}-{key}.safetensors" if path is None else Path(path)
@@ -336,7 +389,7 @@ def _train(
     recipe: Recipe,
     path: Path,
     settings: dict[str, Any],
-    watcher: _Watch,
+    watcher: Callable[[Any], dict[str, float]],
     progress: bool,
 ) -> _State:
     causal, weights = model.get_base_model(), list(trained(model).values())

@@ -120,6 +120,43 @@ def smooth(
     return lfilter([1 - keep], [1, -keep], x, axis=0, zi=start)[0]
 
 
+@dataclass(frozen=True, eq=False)
+class Scale:
+    """How scores become heights: centred on quiet tokens, averaged, in standard deviations of quiet averages.
+
+    Attributes:
+        half_life: of the average, in tokens.
+        mean, spread: by name, of the scores of quiet tokens, and of their averages.
+
+    Example:
+        >>> quiet = [np.random.default_rng(seed).normal(size=(50, 1)) for seed in range(20)]
+        >>> scale = Scale.of(quiet, half_life=10)
+        >>> round(float(np.concatenate([scale(x) for x in quiet]).std()), 2)
+        1.0
+    """
+
+    half_life: float
+    mean: Float[np.ndarray, "name"]
+    spread: Float[np.ndarray, "name"]
+
+    @classmethod
+    def of(cls, quiet: Sequence[np.ndarray], half_life: float) -> "Scale":
+        """The scale of quiet scores [pos name].
+
+        Example:
+            >>> Scale.of([np.array([[1.0], [3.0]])], half_life=0).spread.tolist()
+            [1.0]
+        """
+        mean = np.concatenate(quiet).mean(axis=0, dtype=float)
+        spread = np.concatenate([smooth(x - mean, half_life) for x in quiet]).std(axis=0)
+        return cls(float(half_life), mean, np.maximum(spread, 1e-12))
+
+    def __call__(
+        self, scores: Float[np.ndarray, "pos name"], before: Float[np.ndarray, "name"] | float = 0.0
+    ) -> Float[np.ndarray, "pos name"]:
+        return smooth(scores - self.mean, self.half_life, before) / self.spread
+
+
 class Track:
     """What a monitor makes of one text, token by token; the same whether it is read at once or while it is written.
 
@@ -143,13 +180,14 @@ class Track:
         monitor, alarms = self.monitor, []
         if not len(at):
             return np.empty((0, len(self.above))), []
-        average = smooth(scores.numpy().astype(float) - monitor.mean, monitor.half_life, self.average)
-        self.average, heights = average[-1], average / monitor.spread
+        scale = monitor.scale
+        heights = scale(scores.numpy().astype(float), self.average)
+        self.average = heights[-1] * scale.spread
         for row, place in enumerate(at):
             above = heights[row] > monitor.threshold
             for column in (above & ~self.above).nonzero()[0]:
                 name, height = monitor.watched.names[column], float(heights[row, column])
-                score = float(average[row, column] + monitor.mean[column])
+                score = height * float(scale.spread[column]) + float(scale.mean[column])
                 where = (place.rank, place.label, place.turn, place.role)
                 alarms.append(Alarm(*where, name, score, height, monitor.unusual(height)))
             self.above = above
@@ -199,8 +237,7 @@ class Monitor:
 
     Attributes:
         watched: what is watched, and where; with several things one threshold serves for all.
-        half_life: of the average, in tokens.
-        mean, spread: of the scores of quiet tokens, and of their averages.
+        scale: what makes heights of scores, the half-life of the average among it.
         threshold: a height; a conversation with a higher one gives an alarm.
         rate: the rate of false alarms that it was set for.
         quiet: the highest height of each quiet conversation, in order.
@@ -215,9 +252,7 @@ class Monitor:
     """
 
     watched: Watch
-    half_life: float
-    mean: Float[np.ndarray, "name"]
-    spread: Float[np.ndarray, "name"]
+    scale: Scale
     threshold: float
     rate: float
     quiet: tuple[float, ...]
@@ -292,10 +327,19 @@ class Monitor:
         check_rate(rate, len(quiet))
         if half_life is None:
             half_life = best_half_life(quiet, loud) if len(loud) else HALF_LIFE
-        mean, spread = _ruler(quiet, half_life)
-        highest = sorted(float((smooth(x - mean, half_life) / spread).max()) for x in quiet)
-        threshold = highest[math.ceil((len(quiet) + 1) * (1 - rate) - 1e-9) - 1] + HAIR
-        return cls(watch, float(half_life), mean, spread, threshold, float(rate), tuple(highest), roles, model)
+        scale = Scale.of(quiet, half_life)
+        highest = sorted(float(scale(x).max()) for x in quiet)
+        return cls(watch, scale, threshold(highest, rate), float(rate), tuple(highest), roles, model)
+
+    @property
+    def half_life(self) -> float:
+        """Of the average, in tokens.
+
+        Example:
+            >>> monitor.half_life
+            10.0
+        """
+        return self.scale.half_life
 
     def __repr__(self) -> str:
         names = ", ".join(self.watched.names[:4]) + (" ..." if len(self.watched.names) > 4 else "")
@@ -380,8 +424,8 @@ class Monitor:
             "centre": watched.centre,
             "half_life": self.half_life,
             "roles": self.roles,
-            "mean": self.mean.tolist(),
-            "spread": self.spread.tolist(),
+            "mean": self.scale.mean.tolist(),
+            "spread": self.scale.spread.tolist(),
             "threshold": self.threshold,
             "rate": self.rate,
             "quiet": self.quiet,
@@ -420,9 +464,8 @@ class Monitor:
         items = {name: _from_json(each, name, data["layer"], vectors) for name, each in data["items"].items()}
         watch = Watch.of(vectors, items, data["layer"], data["method"], data["centre"])
         roles = None if data["roles"] is None else tuple(data["roles"])
-        mean, spread = (np.array(data[key]) for key in ("mean", "spread"))
-        numbers = (data["threshold"], data["rate"], tuple(data["quiet"]))
-        return cls(watch, data["half_life"], mean, spread, *numbers, roles, model)
+        scale = Scale(data["half_life"], np.array(data["mean"]), np.array(data["spread"]))
+        return cls(watch, scale, data["threshold"], data["rate"], tuple(data["quiet"]), roles, model)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Monitor):
@@ -432,9 +475,19 @@ class Monitor:
         return (
             all(getattr(self, name) == getattr(other, name) for name in same)
             and (mine.names, mine.layer, mine.method, mine.centre) == (its.names, its.layer, its.method, its.centre)
-            and np.array_equal(self.mean, other.mean)
-            and np.array_equal(self.spread, other.spread)
+            and np.array_equal(self.scale.mean, other.scale.mean)
+            and np.array_equal(self.scale.spread, other.scale.spread)
         )
+
+
+def threshold(highest: Sequence[float], rate: float) -> float:
+    """The height that a new conversation passes with a probability of at most `rate`, by those of quiet ones.
+
+    Example:
+        >>> round(threshold([3.0, 1.0, 2.0], 0.5), 2)  # the second of three
+        2.0
+    """
+    return sorted(highest)[math.ceil((len(highest) + 1) * (1 - rate) - 1e-9) - 1] + HAIR
 
 
 def check_rate(rate: Any, quiet: int) -> None:
@@ -522,19 +575,10 @@ def best_half_life(quiet: Sequence[np.ndarray], loud: Sequence[np.ndarray]) -> f
 
     found = {}
     for half_life in HALF_LIVES:
-        mean, spread = _ruler(quiet, half_life)
-        highest = [(smooth(x - mean, half_life) / spread).max() for x in (*quiet, *loud)]
+        scale = Scale.of(quiet, half_life)
+        highest = [scale(x).max() for x in (*quiet, *loud)]
         found[half_life] = roc_auc_score([0] * len(quiet) + [1] * len(loud), highest)
     return max(found, key=lambda half_life: found[half_life])
-
-
-def _ruler(
-    quiet: Sequence[np.ndarray], half_life: float
-) -> tuple[Float[np.ndarray, "name"], Float[np.ndarray, "name"]]:
-    """The mean of the scores of quiet tokens, and the standard deviation of their averages."""
-    mean = np.concatenate(quiet).mean(axis=0, dtype=float)
-    spread = np.concatenate([smooth(x - mean, half_life) for x in quiet]).std(axis=0)
-    return mean, np.maximum(spread, 1e-12)
 
 
 def _whose(roles: Sequence[str] | None) -> str:

@@ -1,0 +1,1 @@
+"""Is a monitor any good: on conversations, on what a steered model writes."""
