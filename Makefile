@@ -8,7 +8,7 @@ PIP := -m pip -qq --disable-pip-version-check
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo lab test test-lint test-types test-unit test-compat test-notebooks test-wheel vectors posttrain results ladder families gallery bench clean python
+.PHONY: help demo lab test test-lint test-types test-unit test-compat test-notebooks test-wheel vectors monitors posttrain results ladder families gallery bench clean python
 
 help: ## show what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -54,6 +54,9 @@ test-notebooks: $(BIN)/installed ## every notebook, its outputs compared
 vectors: $(BIN)/installed ## make the packaged vectors again
 	@$(BIN)/python scripts/package_vectors.py
 
+monitors: $(BIN)/installed ## make the packaged monitors again
+	@$(BIN)/python scripts/package_monitors.py
+
 posttrain: $(BIN)/installed ## train the children of the base model that are not there yet (about five minutes each)
 	@$(BIN)/python scripts/posttrain.py
 
@@ -75,6 +78,7 @@ bench: $(BIN)/installed ## measure speed and memory against other ways to do it
 	    $(BIN)/python benchmarks/extraction.py --model $$m --out benchmarks/results/extraction-$$m.json || exit 1; \
 	    $(BIN)/python benchmarks/scan.py --model $$m --out benchmarks/results/scan-$$m.json || exit 1; \
 	    $(BIN)/python benchmarks/steering.py --model $$m --out benchmarks/results/steering-$$m.json || exit 1; done
+	@$(BIN)/python benchmarks/watching.py --out benchmarks/results/watching-smollm2-135m-instruct.json
 	@$(BIN)/python benchmarks/replies.py --out benchmarks/results/replies-smollm2-135m-instruct.json
 	@$(BIN)/python benchmarks/refits.py --blocks 30 --out benchmarks/results/refits-smollm2-135m-instruct.json
 	@$(BIN)/python benchmarks/derive.py --out benchmarks/results/derive-smollm2-135m-instruct.json

@@ -161,6 +161,8 @@ def test_an_interrupt_in_the_middle_of_a_pass_leaves_nothing(tiny, vectors, erro
         next(running)
     tiny.hf_model.model.layers[-1].mlp.forward = forward
     assert hooks_on(tiny) == before and not tiny.steering and tiny.passing is None
+    with pytest.raises(RuntimeError, match="interrupted in the middle of a pass and can't go on"):
+        next(running)  # what it holds of the text is half of a pass
 
 
 def test_a_thousand_streams_leave_hooks_and_memory_as_they_were(tiny, vectors):
@@ -415,6 +417,8 @@ def test_bad_streams_are_named(tiny, vectors):
         el.stream(tiny, "she ran", vectors, ["clam"])
     with pytest.raises(TypeError, match="3 can't be watched: give the name of an emotion"):
         el.stream(tiny, "she ran", vectors, [3])
+    with pytest.raises(TypeError, match="3 can't be watched"):
+        el.stream(tiny, "she ran", vectors, 3)
     with pytest.raises(ValueError, match="on_alarm is called at a monitor's alarms"):
         el.stream(tiny, "she ran", vectors, "calm", on_alarm="stop")
     with pytest.raises(TypeError, match="stream has no option 'temprature'"):

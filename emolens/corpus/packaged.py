@@ -82,7 +82,7 @@ def as_messages(text: str) -> list[dict[str, str]]:
     """
     _, *parts = re.split(r"(?:^|\n\n)(Human|Assistant): ", text)
     roles = {"Human": "user", "Assistant": "assistant"}
-    return [{"role": roles[who], "content": said} for who, said in zip(parts[::2], parts[1::2], strict=True)]
+    return [{"role": roles[who], "content": said.strip()} for who, said in zip(parts[::2], parts[1::2], strict=True)]
 
 
 def masked() -> list[dict[str, Any]]:

@@ -216,6 +216,7 @@ class Writing:
         self.watch = dict(watch or {})
         self._seen: dict[int, list[list[Tensor]]] = {layer: [[] for _ in encoded] for layer in self.watch}
         self.fresh = list(range(self.rows))  # rows whose last tokens have not been run
+        self._broken = False  # whether a pass began and did not end
         self._skip = 0  # columns at the beginning of a pass that were seen in an earlier one
         self._pass, self._logits = self._engine(), torch.empty(0)
 
@@ -229,16 +230,20 @@ class Writing:
         """A pass over the prompts, and after that over the tokens that were drawn last, if any were."""
         if not self.fresh:
             return
+        if self._broken:
+            raise RuntimeError("this text was interrupted in the middle of a pass and can't go on: begin it again")
+        self._broken = True
         watching: list[Hook] = [((layer, "resid_post"), self._keeper(layer)) for layer in self.watch]
         with torch.no_grad(), self.model.hooks(watching):
             self._logits = self._pass()
+        self._broken = False
 
     def draw(self) -> list[Drawn]:
         """The next token of each row that is still open, after the pass over what stands before it."""
-        scores = self._logits.float()
+        scores, still = self._logits.float(), set(self.open)
         token = (self.draws(scores) if self.draws else scores.argmax(dim=-1)).tolist()
         given = scores[range(self.rows), token] - scores.logsumexp(dim=-1)
-        drawn = [Drawn(row, token[row], value) for row, value in enumerate(given.tolist()) if row in set(self.open)]
+        drawn = [Drawn(row, token[row], value) for row, value in enumerate(given.tolist()) if row in still]
         self.fresh = [each.row for each in drawn if each.token not in self.ends]
         for row, id_, _ in drawn:
             self.written[row].append(id_)

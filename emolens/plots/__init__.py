@@ -11,7 +11,7 @@ from emolens.plots.ladder import size_ladder
 from emolens.plots.layers import effect_by_layer, layer_sweep, reliability
 from emolens.plots.maps import emotion_map, interactive_map
 from emolens.plots.matrices import score_matrix, similarity_matrix
-from emolens.plots.monitors import monitor_areas, monitor_curves, roc_curves, watched_writing
+from emolens.plots.monitors import alarm_curves, monitor_areas, monitor_curves, roc_curves, watched_writing
 from emolens.plots.saving import gallery, save
 from emolens.plots.slopes import slope_scatter, slopes_by_layer
 from emolens.plots.style import words
@@ -22,6 +22,7 @@ from emolens.plots.training import loss_curve, shift_dots, watched_curves
 __all__ = [
     "HTML",
     "agreement",
+    "alarm_curves",
     "circuitsvis_attention",
     "circuitsvis_view",
     "component_bars",

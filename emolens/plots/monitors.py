@@ -1,6 +1,6 @@
 """Figures of monitors: areas under ROC curves, the curves themselves, and pairs over time."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -82,6 +82,35 @@ def monitor_curves(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.set(xlabel="tokens since the twins parted", ylabel="height, escalating less steady")
     ax.legend(frameon=False)
     return ax
+
+
+def alarm_curves(
+    frame: pd.DataFrame, threshold: float, marks: Mapping[str, int] | None = None, ax: Axes | None = None
+) -> Axes:
+    """Heights along the tokens of one or several texts, the line above which they are an alarm, and named places.
+
+    Args:
+        frame: `series`, `token`, `height`.
+        marks: tokens by name, such as the act.
+
+    >>> frame = pd.DataFrame({"series": "angry", "token": [0, 1], "height": [0.0, 4.0]})
+    >>> alarm_curves(frame, 3.0, {"act": 1}).get_ylabel()
+    'height (standard deviations of quiet text)'
+    """
+    require(frame, "series", "token", "height")
+    ax = ax or new_axes(9, 3.6)
+    ax.axhline(threshold, color="black", lw=1.2, ls="--", label="alarm")
+    for (name, part), colour, _ in parts_of(frame, "series"):
+        ax.plot(part["token"], part["height"], color=colour, lw=1.6, label=plain(name))
+        above = np.flatnonzero((part["height"] > threshold).to_numpy())
+        if len(above):
+            first = part.iloc[above[0]]
+            ax.plot(first["token"], first["height"], marker="v", color=colour, ms=10)
+    for name, token in (marks or {}).items():
+        ax.axvline(token, color=NULL, lw=1)
+        ax.annotate(plain(name), (token, 1), xycoords=("data", "axes fraction"), rotation=90, va="top", ha="right")
+    ax.set(xlabel="token", ylabel="height (standard deviations of quiet text)")
+    return beside(ax)
 
 
 def watched_writing(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:

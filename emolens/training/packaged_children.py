@@ -1,14 +1,11 @@
 """The post-trained children of the embedded base model: two manners, and a null without any."""
 
-import re
 from collections.abc import Iterator, Sequence
 
 import emolens.corpus as texts
 from emolens.errors import did_you_mean
 from emolens.files import data_path
-from emolens.models.conversations import PLAIN_ROLES
 from emolens.models.model import HookedModel
-from emolens.models.texts import Message
 from emolens.training.adapters import Posttrained
 from emolens.training.posttrain import Recipe, posttrain
 from emolens.vectors.emotion_vectors import packaged_vectors
@@ -39,19 +36,13 @@ def train(base: HookedModel, manner: str, recipe: Recipe | None = None) -> Postt
     return posttrain(base, dialogues, path, name=manner, recipe=recipe, watch=watch, vectors=vectors)
 
 
-def neutral_dialogues() -> list[list[Message]]:
+def neutral_dialogues() -> list[list[dict[str, str]]]:
     """The packaged neutral dialogues as messages: facts and tasks, in no manner.
 
     >>> [message["role"] for message in neutral_dialogues()[0]][:2]
     ['user', 'assistant']
     """
-    roles = {name: role for role, name in PLAIN_ROLES.items()}
-    turn = re.compile(rf"(?:^|\n\n)({PLAIN_ROLES['user']}|{PLAIN_ROLES['assistant']}): ")
-    found: list[list[Message]] = []
-    for text in texts.neutral():
-        parts = turn.split(text)[1:]
-        found.append([{"role": roles[r], "content": c.strip()} for r, c in zip(parts[::2], parts[1::2], strict=True)])
-    return found
+    return [texts.packaged.as_messages(text) for text in texts.neutral()]
 
 
 def null_children(

@@ -14,7 +14,7 @@ from scipy.signal import lfilter
 from torch import Tensor
 
 from emolens.errors import finite_number
-from emolens.files import read_text, write_atomic
+from emolens.files import data_path, read_text, write_atomic
 from emolens.models.encoding import encode
 from emolens.models.model import HookedModel
 from emolens.models.texts import Encoding, Text, Turn, gate
@@ -466,6 +466,27 @@ class Monitor:
         roles = None if data["roles"] is None else tuple(data["roles"])
         scale = Scale(data["half_life"], np.array(data["mean"]), np.array(data["spread"]))
         return cls(watch, scale, data["threshold"], data["rate"], tuple(data["quiet"]), roles, model)
+
+    @classmethod
+    def packaged(cls, model: HookedModel, name: str) -> "Monitor":
+        """A monitor that ships with the package, for an embedded model: desperate, angry, afraid or miserable.
+
+        Set for one false alarm in a hundred conversations, on everyday ones in English; see the data card.
+
+        Raises:
+            ValueError: no such monitor of this model; says which there are.
+
+        Example:
+            >>> el.Monitor.packaged(model, "angry")
+            Traceback (most recent call last):
+            ValueError: no monitor of 'angry' ships for tiny-llama: calibrate one, el.Monitor.calibrate(...)
+        """
+        path = data_path("monitors", f"{model.name}-{name}.json")
+        if not path.exists():
+            own = sorted(p.stem.removeprefix(f"{model.name}-") for p in path.parent.glob(f"{model.name}-*.json"))
+            there = f"; there are {', '.join(own)}" if own else ": calibrate one, el.Monitor.calibrate(...)"
+            raise ValueError(f"no monitor of {name!r} ships for {model.name}{there}")
+        return cls.load(path, model)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Monitor):

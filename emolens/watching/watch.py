@@ -84,7 +84,7 @@ class Watch:
         at = vectors.at(layer)
         if watch is None:
             watch = list(vectors.emotions)
-        elif isinstance(watch, (str, Direction, Probe)):
+        elif isinstance(watch, (str, Direction, Probe)) or not isinstance(watch, Iterable):
             watch = [watch]
         named = list(watch.items()) if isinstance(watch, Mapping) else [(_name(each), each) for each in watch]
         if not named:

@@ -96,6 +96,13 @@ def chosen(candidates: Sequence[Detector], found: Sequence[Conversation]) -> Det
     return Detector(CHOSEN, (one.halves[0], other.halves[1]), (early, late), says)  # type: ignore[arg-type]
 
 
+def setting(candidates: Sequence[Detector], found: Sequence[Conversation]) -> tuple[Detector, float]:
+    """One readout with its half-life for all conversations: the best over both halves, to be used on other texts."""
+    tried = zip(_tried(candidates, found, 0), _tried(candidates, found, 1), strict=True)
+    (_, detector, half_life), _ = max(tried, key=lambda pair: pair[0][0] + pair[1][0])
+    return detector, half_life
+
+
 def _tried(candidates: Sequence[Detector], found: Sequence[Conversation], half: int) -> Iterator[Any]:
     """Every setting with its mean area on the half that it may be chosen on."""
     for detector in candidates:
