@@ -19,9 +19,9 @@ from emolens.corpus import Corpus
 from emolens.models.model import HookedModel
 from emolens.reading.read import Scorer
 from emolens.results import StudyResult
-from emolens.stats import clopper_pearson, family_p, wilson
+from emolens.stats import Verdict, clopper_pearson, family_p, p_text, wilson
 from emolens.steering.nulls import Nulls, null_directions, random_directions
-from emolens.studies._common import READOUTS, NotForThisModel, against, check_size, layers_of, near
+from emolens.studies._common import READOUTS, NotForThisModel, check_size, layers_of, near
 from emolens.studies.watching._conversations import Conversation, conversations, emotions_in, read_all
 from emolens.studies.watching._detectors import (
     CHOSEN,
@@ -262,11 +262,19 @@ def areas(tested: Mapping[str, Tested], nulls: Mapping[str, Nulls], seed: int) -
                 row = _row(name, emotion, cut, observed[i], drawn[:, i], p[i])
                 rows.append(row | null | _other_texts(one, emotion, cut))
             mean_p = family_p(observed.mean(keepdims=True), swaps.mean(axis=1, keepdims=True))[0]
-            rows.append(_row(name, ALL, cut, observed.mean(), drawn.mean(axis=1), mean_p))
+            row = _row(name, ALL, cut, observed.mean(), drawn.mean(axis=1), mean_p)
+            rows.append(row | (_of_mean(nulls[cut], observed) if columns else {}))
     frame = pd.DataFrame(rows)
     kinds = " and ".join(next(iter(nulls.values())).kinds)
     held = f"{SWAPS} swaps of the twins, over the four emotions; for the denoised vectors also directions, {kinds}"
     return StudyResult("monitoring", frame, headline(frame), held, "monitor_areas")
+
+
+def _of_mean(nulls: Nulls, observed: Float[np.ndarray, "emotion"]) -> dict[str, Any]:
+    """The mean over the emotions against the same mean of each draw."""
+    mean = Nulls().measured({kind: effects.mean(axis=1, keepdims=True) for kind, effects in nulls.effects.items()})
+    columns = mean.columns(observed.mean(keepdims=True))
+    return {key: values[0] for key, values in columns.items() if key != "verdict"}
 
 
 def _row(name: str, emotion: str, cut: str, value: float, drawn: np.ndarray, p: float) -> dict[str, Any]:
@@ -288,20 +296,24 @@ def _other_texts(one: Tested, emotion: str, cut: str) -> dict[str, float]:
 
 
 def headline(frame: pd.DataFrame) -> str:
-    """The chosen reading before the onset, beside token embeddings and VADER.
+    """The chosen reading before the onset, beside token embeddings and VADER, and the denoised vectors' nulls.
 
-    >>> rows = [(CHOSEN, 0.8, 0.001), ("token embeddings", 0.6, 0.1), ("VADER", 0.55, 0.5)]
+    >>> rows = [(CHOSEN, 0.8, 0.001), ("token embeddings", 0.6, 0.1), ("VADER", 0.55, 0.5), ("denoised", 0.7, 0.001)]
     >>> frame = pd.DataFrame(rows, columns=["detector", "area", "p"]).assign(emotion=ALL, cut=CUTS[1])
-    >>> headline(frame)
-    'Before the first explicit sign the vectors tell an escalating conversation from its twin with an area of 0.80,
-    beyond the null of swapped twins (p = 0.001); token embeddings 0.60, VADER 0.55.'
+    >>> headline(frame.assign(**{"p_shuffled labels": 0.025}))
+    'Before the first explicit sign the vectors tell an escalating conversation from its twin with an area of 0.80
+    (token embeddings 0.60, VADER 0.55), beyond the null of swapped twins, and against vectors of shuffled labels the
+    denoised ones have p = 0.025.'
     """
     rows = frame[(frame["emotion"] == ALL) & (frame["cut"] == CUTS[1])].set_index("detector")
-    own = rows.loc[CHOSEN]
+    own, kind = rows.loc[CHOSEN], "p_shuffled labels" if "p_shuffled labels" in rows else "p_random"
+    what = "vectors of shuffled labels" if "shuffled" in kind else "random directions"
+    p = float(rows.loc["denoised"].get(kind, np.nan))
+    held = f", and against {what} the denoised ones have {p_text(p)}" if np.isfinite(p) else ""
     return (
         f"Before the first explicit sign the vectors tell an escalating conversation from its twin with an area of "
-        f"{own['area']:.2f}, {against(own['p'], 'swapped twins')}; token embeddings "
-        f"{rows.loc['token embeddings', 'area']:.2f}, VADER {rows.loc['VADER', 'area']:.2f}."
+        f"{own['area']:.2f} (token embeddings {rows.loc['token embeddings', 'area']:.2f}, VADER "
+        f"{rows.loc['VADER', 'area']:.2f}), {Verdict.of([own['p']])} of swapped twins{held}."
     )
 
 
