@@ -17,6 +17,7 @@ from emolens.plots.style import words
 from emolens.plots.tables import agreement, component_bars, detection_bars, value_curves
 from emolens.plots.tokens import token_curves, token_scores, token_text
 from emolens.plots.training import loss_curve, shift_dots, watched_curves
+from emolens.plots.watching import written_figure, written_page
 
 __all__ = [
     "HTML",
@@ -51,4 +52,6 @@ __all__ = [
     "value_curves",
     "watched_curves",
     "words",
+    "written_figure",
+    "written_page",
 ]
