@@ -19,7 +19,8 @@ function fill(made, attributes, children) {
 }
 
 const signed = (value) => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(3);
-const visible = (piece) => piece.replaceAll("\n", "↵").replaceAll("\t", "⇥") || "…";
+const control = (sign) => ({ "\n": "↵", "\t": "⇥" })[sign] || String.fromCharCode(0x2400 + sign.charCodeAt(0));
+const visible = (piece) => piece.replace(/[\0-\x1f]/g, control) || "…"; // "…" goes on in the next token
 
 // --- controls ---
 
@@ -39,7 +40,7 @@ function makeControls(about) {
     temperature: number(0, 0.1),
     colour: select(about.names),
   };
-  const shown = node("output");
+  const shown = node("span"); // an output would take the label
   const start = Object.assign(node("button", { type: "button", class: "first" }), { textContent: "Start" });
   const stop = Object.assign(node("button", { type: "button" }), { textContent: "Stop" });
   const keep = Object.assign(node("button", { type: "button" }), { textContent: "Save as page" });
@@ -153,14 +154,19 @@ class Reply {
     this.spans = [];
     this.chart = new Chart(about, name);
     this.tokens = node("div", { class: "tokens", role: "listbox", "aria-label": `reply, ${name}: arrow keys go from token to token, Enter holds one` });
-    this.element = node("section", {}, node("h5", {}, name), this.chart.svg, this.tokens);
+    this.said = node("ul", { class: "alarms", "aria-live": "polite", "aria-label": `alarms, ${name}`, tabindex: 0, hidden: "" });
+    this.element = node("section", {}, node("h5", {}, name), this.chart.svg, this.tokens, this.said);
   }
 
   add(step) {
     const at = this.steps.length;
     this.steps.push(step);
     for (const [token, text, name, height] of step.alarms) {
-      this.alarms.push({ at: token - this.steps[0].rank, token, text, name, height });
+      const place = token - this.steps[0].rank;
+      this.alarms.push({ at: place, name, height });
+      const where = place < 0 ? "in the prompt" : `at token ${place}`;
+      this.said.append(node("li", {}, `▲ alarm: ${name} ${where}, “${visible(text)}”, ${height.toFixed(1)} sd above quiet tokens`));
+      this.said.hidden = false;
     }
     const span = node("span", { role: "option", tabindex: at ? -1 : 0, "data-at": at });
     span.textContent = step.piece;
@@ -195,7 +201,6 @@ class View {
     this.frozen = this.pending = null;
     this.status = node("span", { role: "status", class: "soft" });
     this.error = node("div", { role: "alert", class: "error", hidden: "" });
-    this.alarms = node("ul", { class: "alarms", "aria-live": "polite", "aria-label": "alarms" });
     this.legend = node("div", { class: "legend", role: "radiogroup", "aria-label": "colour the text by" });
     this.key = node("small");
     this.rows = node("div", { class: "rows" });
@@ -203,7 +208,7 @@ class View {
     this.table = node("details", {}, node("summary", {}, "Numbers as a table"), node("div", { class: "scroll", tabindex: 0 }));
     this.root = node("div", { class: "emolens-w", "data-lm-suppress-shortcuts": "true" }, ...layOut(this.about, this.controls));
     this.root.querySelectorAll(".bar")[1].append(this.status);
-    this.root.append(this.error, this.alarms, this.legend, this.key, this.rows, this.panel, this.table);
+    this.root.append(this.error, this.legend, this.key, this.rows, this.panel, this.table);
     for (const name of ["red", "blue", "strongest"]) this.root.style.setProperty(`--${name}`, this.about[name]);
     el.append(this.root);
     this.makeLegend();
@@ -314,7 +319,6 @@ class View {
     this.replies = rows.map((name) => new Reply(this.about, name));
     this.replies.forEach((reply, row) => this.follow(reply, row));
     this.rows.replaceChildren(...this.replies.map((reply) => reply.element));
-    this.alarms.replaceChildren();
     this.count = this.drawn = 0;
     this.limit = limit;
     this.frozen = null;
@@ -326,16 +330,8 @@ class View {
     for (const step of steps.slice(this.count - from)) {
       this.replies[step.row].add(step);
       this.count += 1;
-      for (const alarm of step.alarms) this.sayAlarm(step.row, alarm);
     }
     this.later();
-  }
-
-  sayAlarm(row, [token, text, name, height]) {
-    const first = this.replies[row].steps[0].rank;
-    const where = token < first ? `in the prompt, “${visible(text)}”` : `at token ${token - first}, “${visible(text)}”`;
-    const said = `▲ alarm: ${name} ${where}, ${height.toFixed(1)} sd above quiet tokens (${this.replies[row].name})`;
-    this.alarms.append(node("li", {}, said));
   }
 
   sayState({ running, said, error }) {

@@ -3,7 +3,6 @@
 import base64
 import io
 import threading
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -339,7 +338,7 @@ class Widget(Base):
     def _send_steps(self) -> None:
         with self._lock:
             if due := self._data[self._unsent :]:
-                self.send({"kind": "steps", "from": self._unsent, "steps": due, "sent": time.time()})
+                self.send({"kind": "steps", "from": self._unsent, "steps": due})
                 self._unsent = len(self._data)
 
     def _text(self, controls: Mapping[str, Any]) -> Text:
