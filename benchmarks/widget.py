@@ -8,12 +8,11 @@ itself measures it; *behind* is how many steps the page had yet to draw at most.
 """
 
 import argparse
-import json
-import platform
 import shutil
 from pathlib import Path
 from typing import Any
 
+import side_by_side
 from playwright.sync_api import sync_playwright
 
 import emolens
@@ -98,7 +97,6 @@ def measured(steps: int, rates: list[int]) -> list[dict[str, Any]]:
                     "seconds": round(lag["seconds"], 2),
                 }
             )
-            print(out[-1], flush=True)
         browser.close()
     return out
 
@@ -110,8 +108,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     rows = measured(given.steps, given.rates)
-    if given.out:
-        given.out.write_text(json.dumps({"machine": platform.machine(), "rows": rows}, indent=1) + "\n")
+    side_by_side.report({"rows": rows}, given.out)
 
 
 if __name__ == "__main__":

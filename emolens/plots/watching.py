@@ -144,13 +144,15 @@ def written_figure(written: Written) -> Figure:
     figure, axes = plt.subplots(
         2 * len(rows), 1, figsize=(11, sum(sizes) + 0.6), height_ratios=sizes, squeeze=False, layout="constrained"
     )
+    name = f"{written.colour} less {written.centre:.2g}" if written.centre else written.colour
     for row, (above, below) in zip(rows, axes.reshape(-1, 2), strict=True):
         _draw_curves(written, row, above)
-        token_text((_joined(row.pieces), shades(written, row)), written.colour, ax=below)
+        token_text((_joined(row.pieces), shades(written, row)), name, ax=below, scale=written.scale)
     every = [curves_of(row) for row in rows]
     ends = [0.0, *([written.threshold] if written.threshold is not None else [])]
     low, high = (float(f([*(f(x) for x in every), f(ends)])) for f in (np.min, np.max))
     for ax in axes[::2, 0]:
+        ax.set_xlim(-0.5, max(2, *(len(x) for x in every)) - 0.5)
         ax.set_ylim(low - 0.08 * (high - low), high + 0.08 * (high - low))
     return figure
 
@@ -166,8 +168,9 @@ def _draw_curves(written: Written, row: Row, ax: Axes) -> None:
         ax.axhline(written.threshold, color="black", lw=1, ls=(0, (4, 2)), label="alarm")
         for token, _, name, height in row.alarms:
             ax.plot(max(token, -0.5), height, "v", color="black", ms=9, mfc="none", clip_on=False)
-            ax.annotate(plain(name), (max(token, -0.5), height), (6, 4), textcoords="offset points", fontsize=SMALL)
-    ax.set(xlim=(-0.5, max(len(values), 2) - 0.5), title=plain(f"{written.model}: {row.name}"), ylabel=_unit(written))
+            if token >= 0:  # those of the prompt stand on one another at the edge
+                ax.annotate(plain(name), (token, height), (6, 4), textcoords="offset points", fontsize=SMALL)
+    ax.set(title=plain(f"{written.model}: {row.name}"), ylabel=_unit(written))
     ax.set_xlabel("token of the reply", fontsize=SMALL)
     ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=SMALL, frameon=False)
     ax.spines[["top", "right"]].set_visible(False)
@@ -256,7 +259,9 @@ def _chart(written: Written, row: Row) -> str:
         points = " ".join(f"{x(token):.1f},{y(v):.1f}" for token, v in enumerate(curves_of(row)[:, column].tolist()))
         lines.append(f'<polyline points="{points}" {_stroke(column)}/>')
     if written.threshold is not None:
-        lines.append(f'<path class=line d="M{LEFT} {y(written.threshold):.1f}H{WIDTH - MARGIN}"/>')
+        at = y(written.threshold)
+        lines.append(f'<path class=line d="M{LEFT} {at:.1f}H{WIDTH - MARGIN}"/>')
+        lines.append(f'<text x="{WIDTH - MARGIN}" y="{at - 4:.1f}" text-anchor="end">alarm</text>')
         lines += [
             f'<path class=alarm d="M{x(token):.1f} {y(height) - 4:.1f}l-5 -9h10z"><title>{_safe(name)}</title></path>'
             for token, _, name, height in row.alarms
@@ -285,7 +290,7 @@ def strokes() -> list[tuple[str, str]]:
 def _css() -> str:
     return (
         ".emolens-written{font:14px/1.7 system-ui,sans-serif;max-width:60em;print-color-adjust:exact}"
-        ".emolens-written svg{max-width:100%;vertical-align:middle}"
+        f".emolens-written svg{{max-width:100%;vertical-align:middle}} .emolens-written svg[role]{{width:{WIDTH}px}}"
         ".emolens-written p{white-space:pre-wrap;overflow-wrap:anywhere;margin:.5em 0}"
         ".emolens-written h4,.emolens-written h5{margin:.6em 0 .2em}"
         ".emolens-written text{font-size:11px;fill:currentColor}"
