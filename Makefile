@@ -107,7 +107,7 @@ $(COMPAT)/installed: pyproject.toml constraints.txt compat/requirements.txt | py
 	@$(COMPAT)/bin/python $(PIP) install --no-deps -e .
 	@touch $@
 
-$(WHEEL)/installed: $(BIN)/installed pyproject.toml constraints.txt $(shell find emolens -name '*.py' -o -name '*.pyi')
+$(WHEEL)/installed: $(BIN)/installed pyproject.toml constraints.txt $(shell find emolens -name '*.py' -o -name '*.pyi' -o -name '*.js' -o -name '*.css')
 	@echo "== building the wheel, and installing it alone into $(WHEEL)"
 	@rm -rf $(WHEEL) dist build
 	@$(BIN)/python -m build -q --outdir dist . >/dev/null

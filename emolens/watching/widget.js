@@ -18,6 +18,7 @@ function fill(made, attributes, children) {
   return made;
 }
 
+const rounded = (value, digits) => value.toFixed(digits).replace("-", "−");
 const signed = (value) => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(3);
 const control = (sign) => ({ "\n": "↵", "\t": "⇥" })[sign] || String.fromCharCode(0x2400 + sign.charCodeAt(0));
 const visible = (piece) => piece.replace(/[\0-\x1f]/g, control) || "…"; // "…" goes on in the next token
@@ -115,7 +116,7 @@ class Chart {
   frame(y, width, low, high) {
     const { left, right, height } = CHART;
     const across = (value, kind) => shape("path", { class: kind, d: `M${left} ${y(value)}H${width - right}` });
-    const number = (value) => shape("text", { x: left - 6, y: y(value) + 4, "text-anchor": "end" }, value.toFixed(2));
+    const number = (value) => shape("text", { x: left - 6, y: y(value) + 4, "text-anchor": "end" }, rounded(value, 2));
     const threshold = this.about.threshold;
     const parts = [across(0, "axis"), number(0)];
     for (const end of [low, high]) if (Math.abs(y(end) - y(0)) > 14) parts.push(number(end));
@@ -385,7 +386,7 @@ class View {
     const scale = sizes[Math.floor(0.99 * (sizes.length - 1))] || sizes.at(-1) || 1;
     this.rows.style.setProperty("--scale", scale);
     const centre = this.about.centres[this.column];
-    const white = centre ? `the quiet mean, ${centre.toFixed(3)}` : "0";
+    const white = centre ? `the quiet mean, ${rounded(centre, 3)}` : "0";
     const name = this.about.names[this.column];
     this.key.textContent = `${name}: red above ${white}; blue and underlined below; full colour ${scale.toPrecision(2)} away`;
   }
@@ -446,13 +447,13 @@ class View {
     reply.spans[place.at].classList.add("here");
     reply.chart.point(place.at);
     const said = this.about.names.map((name, column) => {
-      const height = step.heights ? ` (${step.heights[column].toFixed(1)} sd)` : "";
+      const height = step.heights ? ` (${rounded(step.heights[column], 1)} sd)` : "";
       return node("span", {}, `${name} ${signed(step.scores[column])}${height}`);
     });
     const state = this.frozen ? "held; click it again, or Escape, to let go" : "";
     this.panel.replaceChildren(
       node("span", {}, node("code", {}, visible(step.piece)), ` token ${place.at} (${reply.name})`),
-      ...said, node("span", {}, `log-probability ${step.log_prob.toFixed(2)}`), node("small", {}, state),
+      ...said, node("span", {}, `log-probability ${rounded(step.log_prob, 2)}`), node("small", {}, state),
     );
   }
 
@@ -461,7 +462,7 @@ class View {
     const cells = (kind, texts) => node("tr", {}, ...texts.map((text) => node(kind, {}, text)));
     const head = cells("th", ["reply", "token", "text", "log-probability", ...this.about.names]);
     const rows = this.replies.flatMap((reply) => reply.steps.map((step, at) =>
-      cells("td", [reply.name, String(at), visible(step.piece), step.log_prob.toFixed(2), ...step.scores.map(signed)])));
+      cells("td", [reply.name, String(at), visible(step.piece), rounded(step.log_prob, 2), ...step.scores.map(signed)])));
     this.table.lastChild.replaceChildren(node("table", {}, head, ...rows));
   }
 }

@@ -3,9 +3,12 @@
 import base64
 import io
 import threading
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from emolens.errors import did_you_mean, finite_number
 from emolens.models.generation import Sampling
@@ -21,6 +24,7 @@ from emolens.watching.watch import Watch, Watchable
 
 MOST = 6  # lines that can be told apart
 LARGEST = 0.2  # strength on the slider
+LOCKS: WeakKeyDictionary[HookedModel, threading.Lock] = WeakKeyDictionary()  # of models that widgets write with
 PAUSE = 0.02  # seconds: steps that are due within it travel together
 
 
@@ -40,7 +44,7 @@ class Widget(Base):
     """A reply while it is written: lines over the tokens, the text in colour, sliders for what it is steered with.
 
     In a notebook the last line of a cell shows it. Start writes in a thread, so that other cells and Stop work
-    meanwhile; but another cell should not run the same model then.
+    meanwhile; but no other cell should run the same model then.
 
     Attributes:
         controls: what the sliders and fields are set to; `set` sets them from Python.
@@ -240,8 +244,9 @@ class Widget(Base):
         if self.steps:
             from matplotlib import pyplot as plt
 
-            figure, buffer = self.figure(), io.BytesIO()
-            figure.savefig(buffer, format="png", bbox_inches="tight")
+            with warnings.catch_warnings(action="ignore"):  # of signs that no font has: the page shows them
+                figure, buffer = self.figure(), io.BytesIO()
+                figure.savefig(buffer, format="png", bbox_inches="tight")
             plt.close(figure)
             data["image/png"] = base64.b64encode(buffer.getvalue()).decode()
         return data, metadata
@@ -307,11 +312,12 @@ class Widget(Base):
                 self.send({"kind": "begin", "rows": self._rows, "limit": self._limit, **self._state(True)})
             sampling = {name: controls[name] for name in ("max_new_tokens", "temperature", "seed")}
             seen: Any = self.monitor or self.watched
-            running = stream(self.model, self._text(controls), seen, steer=steering, **sampling)
-            for step in running:
-                self._take(running, step)
-                if self._stop.is_set():
-                    break
+            with _alone(self.model):
+                running = stream(self.model, self._text(controls), seen, steer=steering, **sampling)
+                for step in running:
+                    self._take(running, step)
+                    if self._stop.is_set():
+                        break
         except Exception as error:
             self.error = error
         with self._lock:
@@ -427,6 +433,18 @@ def _watched(vectors: Any, watch: Any, monitor: Monitor | None) -> Watch:
             f"{len(ready.names)} are watched, and the widget draws {MOST} at most: name them, watch=['calm', 'sad']"
         )
     return ready
+
+
+@contextmanager
+def _alone(model: HookedModel) -> Iterator[None]:
+    """Refuses a second widget that would write with a model meanwhile: each would read the other's passes."""
+    lock = LOCKS.setdefault(model, threading.Lock())
+    if not lock.acquire(blocking=False):
+        raise RuntimeError(f"another widget is writing with {model.name}: stop that first")
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _how(watch: Watch, monitor: Monitor | None) -> str:
