@@ -84,6 +84,7 @@ bench: $(BIN)/installed ## measure speed and memory against other ways to do it
 	@$(BIN)/python benchmarks/derive.py --out benchmarks/results/derive-smollm2-135m-instruct.json
 	@$(BIN)/python benchmarks/algebra.py --whole --repeats 3 --out benchmarks/results/algebra.json
 	@$(BIN)/python benchmarks/large.py --out benchmarks/results/large.json
+	@$(BIN)/python benchmarks/widget.py --out benchmarks/results/widget.json
 
 clean: ## remove the environments and what the tools left
 	rm -rf .venv $(COMPAT) $(WHEEL) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
@@ -110,7 +111,7 @@ $(COMPAT)/installed: pyproject.toml constraints.txt compat/requirements.txt | py
 	@$(COMPAT)/bin/python $(PIP) install --no-deps -e .
 	@touch $@
 
-$(WHEEL)/installed: $(BIN)/installed pyproject.toml constraints.txt $(shell find emolens -name '*.py' -o -name '*.pyi')
+$(WHEEL)/installed: $(BIN)/installed pyproject.toml constraints.txt $(shell find emolens -name '*.py' -o -name '*.pyi' -o -name '*.js' -o -name '*.css')
 	@echo "== building the wheel, and installing it alone into $(WHEEL)"
 	@rm -rf $(WHEEL) dist build
 	@$(BIN)/python -m build -q --outdir dist . >/dev/null

@@ -61,5 +61,6 @@ from emolens.watching.monitor import Monitor as Monitor
 from emolens.watching.probe import Probe as Probe
 from emolens.watching.stream import stream as stream
 from emolens.watching.watch import Watch as Watch
+from emolens.watching.widget import Widget as Widget
 
 __version__: str

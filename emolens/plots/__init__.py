@@ -18,6 +18,7 @@ from emolens.plots.style import words
 from emolens.plots.tables import agreement, component_bars, detection_bars, value_curves
 from emolens.plots.tokens import token_curves, token_scores, token_text
 from emolens.plots.training import loss_curve, shift_dots, watched_curves
+from emolens.plots.watching import written_figure, written_page
 
 __all__ = [
     "HTML",
@@ -57,4 +58,6 @@ __all__ = [
     "watched_curves",
     "watched_writing",
     "words",
+    "written_figure",
+    "written_page",
 ]

@@ -57,15 +57,24 @@ class HTML:
     def __repr__(self) -> str:
         return f"<HTML {self.title!r}; .save(path) writes it as a page>"
 
-    def save(self, path: str | Path) -> Path:
-        """Write a complete page; what it may load, by its own policy, is nothing."""
-        page = (
+    @property
+    def page(self) -> str:
+        """A complete page; what it may load, by its own policy, is nothing.
+
+        Example:
+            >>> HTML("<p>calm</p>").page[:15]
+            '<!doctype html>'
+        """
+        return (
             '<!doctype html><html lang="en"><head><meta charset="utf-8">'
             "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
             '<meta name="color-scheme" content="light dark">'
             f"<title>{_escape(self.title)}</title></head><body>{self.markup}</body></html>\n"
         )
-        return write_atomic(path, page.encode())
+
+    def save(self, path: str | Path) -> Path:
+        """Write the page."""
+        return write_atomic(path, self.page.encode())
 
 
 def heatmap(

@@ -114,6 +114,7 @@ def token_text(
     smooth: int = 1,
     columns: int = 96,
     ax: Axes | None = None,
+    scale: float | None = None,
 ) -> Axes:
     """A text or conversation as it reads, each token on the colour of its score: `heatmap` for where HTML is not shown.
 
@@ -126,6 +127,7 @@ def token_text(
             with its role before it, and what stands between them is left out.
         smooth: mean over so many tokens, the token itself in the middle.
         columns: characters of a line.
+        scale: the score drawn in full colour; default the 99th percentile of |score|.
 
     Raises:
         ValueError: several texts, an unknown emotion, a span outside the text, `smooth` below 1.
@@ -146,7 +148,7 @@ def token_text(
         names.append((line, role))
         cells, line = _flow(*whole_characters(tokens[start:end], means[start:end, None]), line, columns)
         placed += cells
-    limit = float(np.percentile([abs(value) for *_, value in placed], 99)) or 1.0
+    limit = scale or float(np.percentile([abs(value) for *_, value in placed], 99)) or 1.0
     margin = max(len(role) for role, *_ in turns) + 2
     ax = ax or new_axes(0.075 * (columns + margin) + 1.2, 0.19 * line + 0.9)
     ax.set(xlim=(-margin, columns), ylim=(line + 0.1, -0.1))
