@@ -255,7 +255,7 @@ class Widget(Base):
 
     def _about(self) -> dict[str, Any]:
         """What does not change: names, colours, and what is known of the monitor."""
-        centres = self.monitor.mean.tolist() if self.monitor else [0.0] * len(self.watched.names)
+        centres = self.monitor.scale.mean.tolist() if self.monitor else [0.0] * len(self.watched.names)
         return {
             "model": self.model.name,
             "how": _how(self.watched, self.monitor),
@@ -332,7 +332,7 @@ class Widget(Base):
         data |= {"scores": list(step.scores.values()), "heights": None}
         data["alarms"] = [[alarm.token, alarm.text, alarm.name, alarm.height] for alarm in step.alarms]
         if self.monitor:
-            data["heights"] = (running.tracks[step.row].average / self.monitor.spread).tolist()
+            data["heights"] = (running.tracks[step.row].average / self.monitor.scale.spread).tolist()
         with self._lock:
             self.steps.append(step)
             self._data.append(data)
