@@ -93,7 +93,8 @@ def test_words_know_what_stands_in_words_only(found):
 def test_each_monitor_knows_its_own_emotion(found):
     cells = found["specificity"].frame.set_index(["row", "column"])["score"]
     assert cells["afraid", "afraid"] > 0.97 and abs(cells["afraid", "angry"] - 0.5) < 0.35
-    assert cells["angry", "own, user's"] > 0.97
+    borne = found["bearers"].frame.set_index(["emotion", "bearer"])["score"]
+    assert borne["angry", "user"] > 0.97
 
 
 def test_without_a_rise_nothing_is_found(world):
@@ -108,7 +109,7 @@ def test_without_a_rise_nothing_is_found(world):
 
 def test_every_result_has_the_shape_of_all(found, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    names = ["monitoring", "roc", "added", "lead", "false_alarms", "specificity", "style", "within_pairs"]
+    names = ["monitoring", "roc", "added", "lead", "false_alarms", "specificity", "bearers", "style", "within_pairs"]
     check(found, names)
     for result in found.values():
         if result.figure:

@@ -36,6 +36,7 @@ def monitor_areas(frame: pd.DataFrame, ax: Sequence[Axes] | Axes | None = None) 
         panel.set_yticks(range(len(detectors)), [plain(name) for name in detectors] if panel is panels[0] else [])
         panel.set_ylim(len(detectors) - 0.5, -0.5)
         panel.grid(axis="x", alpha=0.3)
+        panel.spines[["top", "right"]].set_visible(False)
     beside(panels[-1])
     return panels[0]
 
@@ -58,6 +59,7 @@ def roc_curves(frame: pd.DataFrame, ax: Sequence[Axes] | Axes | None = None) -> 
         for (name, part), colour, _ in parts_of(frame[frame["cut"] == cut], "detector"):
             panel.step(part["false"], part["found"], where="post", color=colour, label=plain(name))
         panel.set(title=plain(cut), xlabel="steady twins above the line", xlim=(0, 1), ylim=(0, 1.01))
+        panel.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("escalating conversations found")
     beside(panels[-1])
     return panels[0]

@@ -43,6 +43,7 @@ DRAWS = 2000  # of the bootstrap over pairs
 SWAPS = 999  # of which twin is which
 ALL = "all four"
 CUTS = ("whole", "before the onset")
+CURVES = (CHOSEN, "probe of conversations", "token embeddings", "VADER")  # of the ROC
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,7 @@ def run(
         "lead": leads(tested),
         "false_alarms": false_alarms(tested),
         "specificity": specificity(tested[CHOSEN], seed),
+        "bearers": bearers(tested[CHOSEN], seed),
         "style": styles(tested),
         "within_pairs": within_pairs(tested[CHOSEN], seed),
     }
@@ -320,7 +322,8 @@ def headline(frame: pd.DataFrame) -> str:
 def roc(tested: Mapping[str, Tested]) -> StudyResult:
     """The ROC curves over conversations: the share of escalating ones above each height, by that of steady twins."""
     rows = []
-    for name, one in tested.items():
+    for name in CURVES:
+        one = tested[name]
         for cut in CUTS:
             loud, steady = (
                 np.concatenate(part)
@@ -457,23 +460,38 @@ def false_alarms(tested: Mapping[str, Tested]) -> StudyResult:
 
 
 def specificity(one: Tested, seed: int) -> StudyResult:
-    """Each monitor on the pairs of each emotion, and on those whose emotion the user or the assistant bears."""
-    rows = []
-    for watched in one.emotions:
-        for emotion in one.emotions:
-            rows.append({"row": watched, "column": emotion} | _of_pairs(one, watched, one.pairs(emotion), seed))
-        for bearer in ("user", "assistant"):
-            pairs = [pair for pair in one.pairs(watched) if one.found[pair[0]].bearer == bearer]
-            rows.append({"row": watched, "column": f"own, {bearer}'s"} | _of_pairs(one, watched, pairs, seed))
+    """Each monitor on the pairs of each emotion."""
+    rows = [
+        {"row": watched, "column": emotion} | _of_pairs(one, watched, one.pairs(emotion), seed)
+        for watched in one.emotions
+        for emotion in one.emotions
+    ]
     frame = pd.DataFrame(rows)
-    own = frame[frame["row"] == frame["column"]]["score"].mean()
-    other = frame[frame["column"].isin(one.emotions) & (frame["row"] != frame["column"])]["score"].mean()
+    own = frame["row"] == frame["column"]
     says = (
-        f"A monitor tells the pairs of its own emotion apart with a mean area of {own:.2f}, those of the other three "
-        f"with {other:.2f}."
+        f"A monitor tells the pairs of its own emotion apart with a mean area of {frame[own]['score'].mean():.2f}, "
+        f"those of the other emotions with {frame[~own]['score'].mean():.2f}."
     )
     options = {"ylabel": "monitor of", "xlabel": "pairs of", "title": "Area under the ROC curve", "lowest": 0.0}
     return StudyResult("specificity", frame, says, "none: 0.5 is chance", "score_matrix", options)
+
+
+def bearers(one: Tested, seed: int) -> StudyResult:
+    """Each monitor on the pairs of its emotion, by who bears it."""
+    rows = []
+    for emotion in one.emotions:
+        for bearer in ("user", "assistant"):
+            pairs = [pair for pair in one.pairs(emotion) if one.found[pair[0]].bearer == bearer]
+            if pairs:
+                rows.append({"emotion": emotion, "bearer": bearer} | _of_pairs(one, emotion, pairs, seed))
+    frame = pd.DataFrame(rows)
+    mean = frame.groupby("bearer")["score"].mean()
+    says = (
+        "The mean area is "
+        + " and ".join(f"{value:.2f} where the {bearer} bears the emotion" for bearer, value in mean.items())
+        + "."
+    )
+    return StudyResult("bearers", frame, says, "none: 0.5 is chance")
 
 
 def _of_pairs(one: Tested, watched: str, pairs: Sequence[tuple[int, int]], seed: int) -> dict[str, float]:
