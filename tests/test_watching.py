@@ -192,6 +192,24 @@ def test_a_stream_may_go_on_in_another_thread(tiny, vectors):
         assert texts[-1] == tiny.generate("she ran", 6)
 
 
+def test_reading_in_one_thread_and_writing_in_another_do_not_meet(tiny, vectors):
+    alone = el.read(tiny, TEXTS, vectors).scores
+    written = tiny.generate("she ran", 40, watch=Watch.of(vectors))
+    wrong = []
+
+    def reads():
+        for _ in range(25):
+            wrong.append(float((el.read(tiny, TEXTS, vectors).scores - alone).abs().max()))
+
+    other = threading.Thread(target=reads)
+    other.start()
+    running = el.stream(tiny, "she ran", vectors, max_new_tokens=40)
+    list(running)
+    other.join()
+    assert len(wrong) == 25 and max(wrong) == 0
+    torch.testing.assert_close(running.readout().scores, written.scores)
+
+
 # --- what may be watched ---------------------------------------------------------------------------
 
 

@@ -234,7 +234,7 @@ class Writing:
             raise RuntimeError("this text was interrupted in the middle of a pass and can't go on: begin it again")
         self._broken = True
         watching: list[Hook] = [((layer, "resid_post"), self._keeper(layer)) for layer in self.watch]
-        with torch.no_grad(), self.model.hooks(watching):
+        with self.model.lock, torch.no_grad(), self.model.hooks(watching):
             self._logits = self._pass()
         self._broken = False
 

@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain
@@ -102,6 +103,7 @@ class Hooked:
         self.quantised = quantised_as(self.hf_model)  # in words, for stamps; "" where the weights are whole
         self.steering: list[Any] = []  # the contexts of `steer` that are open, outermost first
         self.passing: Pass | None = None
+        self.lock = threading.RLock()  # held while hooks read a pass, so that another thread's pass is not read as it
         self.verdicts: dict[str, support.Verdict] = {}  # what is known of each capability, see `support`
         self.checking: list[str] = []  # the capabilities that are being checked
         self.bare: support.Bare | None = None
@@ -486,14 +488,14 @@ class Hooked:
                 self._run(batch, now, past, grad)
             return kept.pop()
 
-        with self.hooks([*fwd_hooks, ((layer, "resid_post"), stop)]):
+        with self.lock, self.hooks([*fwd_hooks, ((layer, "resid_post"), stop)]):
             yield run
 
     def _run(self, batch: Batch, now: Pass | None = None, past: Any = None, grad: bool = False) -> Tensor:
         support.require(self, "residual")
         if len(batch.ids) > 1 and not bool(batch.mask.all()):
             support.require(self, "several rows")
-        with torch.set_grad_enabled(grad), self.passes(now or Pass.of(batch)):
+        with self.lock, torch.set_grad_enabled(grad), self.passes(now or Pass.of(batch)):
             if past is not None:
                 return self.hf_model(batch.ids, past_key_values=past, use_cache=True, logits_to_keep=1).logits
             # The mask is always passed: without it TransformerLens 4 reads a left-padded batch wrongly, in silence.

@@ -393,17 +393,16 @@ class Monitor:
         if self.model is None:
             raise ValueError("this monitor has no model: load it with one, el.Monitor.load(path, model)")
         given = gate(texts)
-        found = []
         encoded = [fitting(self.model, text) for text in given.texts]
-        for number, (encoding, cut) in enumerate(encoded):
-            at = places(encoding, self.model.token_strings(encoding), self.roles)
-            if not at:
-                raise ValueError(f"text {number} has no token that is watched{_whose(self.roles)}")
-            (scores,) = token_scores(self.model, self.watched, [encoding])
-            heights, alarms = Track(self).follow(scores[[place.rank for place in at]], at)
-            reached = self.unusual(float(heights.max()))
-            stopped = len(encoding.ids) if cut else None
-            found.append(WatchedText(tuple(alarms), heights, tuple(at), reached, stopped))
+        at = [places(each, self.model.token_strings(each), self.roles) for each, _ in encoded]
+        if not all(at):
+            raise ValueError(f"text {at.index([])} has no token that is watched{_whose(self.roles)}")
+        scores = token_scores(self.model, self.watched, [each for each, _ in encoded])
+        found = []
+        for own, here, (each, cut) in zip(scores, at, encoded, strict=True):
+            heights, alarms = Track(self).follow(own[[place.rank for place in here]], here)
+            reached, stopped = self.unusual(float(heights.max())), len(each.ids) if cut else None
+            found.append(WatchedText(tuple(alarms), heights, tuple(here), reached, stopped))
         return found[0] if given.one else found
 
     def save(self, path: str | Path) -> Path:

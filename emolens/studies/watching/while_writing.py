@@ -32,7 +32,7 @@ EMOTIONS = ("desperate", "calm")
 STRENGTHS = (0.05, 0.1)
 RATE = 0.05
 ABOVE = 2  # blocks above the steered one, where the monitor reads
-SIZES = {"full": (30, 60, 10), "quick": (8, 24, 0)}  # prompts in either half, tokens of a reply, draws of each null
+SIZES = {"full": (20, 40, 10), "quick": (8, 24, 0)}  # prompts in either half, tokens of a reply, draws of each null
 QUICK_RATE = 0.2  # eight replies support no smaller one
 
 
@@ -137,10 +137,14 @@ class _Setting:
     def watched(self, monitor: Monitor, asked: Sequence[str], steer: Direction | None) -> Written:
         """Replies under a steering, read live and again without it."""
         replies, live = self._streamed(monitor, asked, steer)
+        chats = [self.encoding(prompt, ids) for prompt, ids in zip(asked, replies, strict=True) if ids]
+        read = iter(monitor.watch(chats) if chats else [])
         alone: list[int | None] = []
-        for prompt, ids in zip(asked, replies, strict=True):
-            alarms = monitor.watch(self.encoding(prompt, ids)).alarms if ids else ()
-            alone.append(alarms[0].token - len(self.model.encode(user(prompt)).ids) + 1 if alarms else None)
+        for ids in replies:
+            alarms = next(read).alarms if ids else ()
+            alone.append(alarms[0].token if alarms else None)
+        starts = [len(self.model.encode(user(prompt)).ids) for prompt in asked]
+        alone = [None if token is None else token - start + 1 for token, start in zip(alone, starts, strict=True)]
         said = [self.model.tokenizer.decode(ids, skip_special_tokens=True) for ids in replies]
         return Written(live, alone, said)
 
