@@ -1,6 +1,6 @@
 """`Watch`: what is read of each token, emotions, sums of them, other directions and probes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
