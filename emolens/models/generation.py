@@ -392,7 +392,9 @@ class Cached:
         else:
             self.mask = torch.cat([self.mask, torch.ones_like(ids, dtype=self.mask.dtype)], dim=1)
         width, new = self.mask.shape[1], ids.shape[1]
-        inputs: dict[str, Any] = {"attention_mask": self.mask, "use_cache": True, **self.memory}
+        # Keys and values are masked by all that stands before; a state is asked about the new tokens alone.
+        mask = self.mask if not self.memory or "past_key_values" in self.memory else self.mask[:, -new:]
+        inputs: dict[str, Any] = {"attention_mask": mask, "use_cache": True, **self.memory}
         if "position_ids" in self.known:
             inputs["position_ids"] = (self.mask.cumsum(dim=1) - 1).clamp(min=0)[:, -new:]
         if "logits_to_keep" in self.known:
