@@ -1,5 +1,7 @@
 """What the monitors' studies say of conversations in which it is known what is there."""
 
+from types import SimpleNamespace
+
 import matplotlib.pyplot as plt
 import numpy as np
 import planted as known
@@ -9,7 +11,7 @@ from test_state import model_of
 from test_studies import check
 
 from emolens import corpus
-from emolens.studies.watching import monitoring, while_writing
+from emolens.studies.watching import children, monitoring, while_writing
 from emolens.studies.watching._conversations import conversations
 from emolens.studies.watching._detectors import CHOSEN
 
@@ -147,3 +149,23 @@ def test_the_text_alone_is_told_from_the_steering(world, tmp_path, monkeypatch):
     quiet = of(result, steered="unsteered", watched="angry")
     assert quiet["live"] == quiet["alone"]  # nothing is added, so both read the same
     assert np.isfinite(result.frame["nats"]).all()
+
+
+def test_a_child_that_is_its_base_gives_no_more_alarms_than_it(world, monkeypatch):
+    model, vectors = world
+    louder, _ = model_of(0, carries=False)
+    louder.tokenizer.chat_template = TEMPLATE
+    with torch.no_grad():  # every word writes a little of what the cue of angry writes
+        embed = louder.hf_model.model.embed_tokens.weight
+        embed += 0.1 * embed[louder.tokenizer.convert_tokens_to_ids("cue1")]
+    readers = {"same": model, "louder": louder}
+    monkeypatch.setattr(children, "packaged_adapters", lambda name: readers)
+    monkeypatch.setattr(children, "load_adapter", lambda base, name: SimpleNamespace(model=readers[name]))
+    monkeypatch.setattr(children, "MANNERS", {"louder": ("angry", "calm")})
+    rng = torch.Generator().manual_seed(4)
+    quiet = [[{"role": "user", "content": known.sentence(rng)}] for _ in range(80)]
+    monkeypatch.setattr(corpus, "quiet", lambda: quiet)
+    frame = children.run(model, vectors).frame.set_index(["watched", "reader"])
+    assert frame.loc[("angry", "same"), "alarms"] == frame.loc[("angry", "base"), "alarms"] <= 0.2
+    assert frame.loc[("angry", "louder"), "alarms"] > 0.5 and frame.loc[("angry", "louder"), "warns"]
+    assert not frame.loc[("calm", "louder"), "warns"]

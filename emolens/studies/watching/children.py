@@ -46,12 +46,15 @@ def run(model: HookedModel, vectors: EmotionVectors, size: str = "full") -> Stud
     setting, asked = quiet[::2], quiet[1::2]
     layer = near(vectors, vectors.chosen_layer("denoised"))
     readers = {"base": model} | {name: load_adapter(model, name).model for name in packaged_adapters(model.name)}
+    emotions = emotions_of(vectors, named, fewest=1)
+    watch = Watch.of(vectors, emotions, layer, "denoised")
+    own = watched_scores(model, watch, setting)
+    read = {name: watched_scores(reader, watch, asked) for name, reader in readers.items()}
     rows: list[dict[str, Any]] = []
-    for emotion in emotions_of(vectors, named, fewest=1):
-        watch = Watch.of(vectors, emotion, layer, "denoised")
-        monitor = Monitor.calibrate(model, vectors, watch, setting, RATE)
-        for name, reader in readers.items():
-            highest = [float(monitor.scale(x).max()) for x in watched_scores(reader, watch, asked)]
+    for column, emotion in enumerate(emotions):
+        monitor = Monitor.of_scores(Watch.of(vectors, emotion, layer), [x[:, [column]] for x in own], RATE)
+        for name, scores in read.items():
+            highest = [float(monitor.scale(x[:, [column]]).max()) for x in scores]
             alarms = sum(height > monitor.threshold for height in highest)
             low, high = clopper_pearson(alarms, len(highest))
             row = {"watched": emotion, "reader": name, "alarms": alarms / len(highest), "low": low, "high": high}
