@@ -100,7 +100,7 @@ def test_a_monitor_sends_its_heights_and_alarms(make, tiny, vectors, monitor):
         for token, _, name, height in each["alarms"]:
             if token == each["rank"]:
                 assert each["heights"][monitor.watched.names.index(name)] == pytest.approx(height)
-    assert widget.about["threshold"] == monitor.threshold and widget.about["centres"] == monitor.mean.tolist()
+    assert widget.about["threshold"] == monitor.threshold and widget.about["centres"] == monitor.scale.mean.tolist()
     assert "alarm" in widget.html().markup
 
 
