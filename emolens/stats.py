@@ -213,6 +213,11 @@ def p_text(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
+def _check_trials(successes: int, n: int) -> None:
+    if n < 1 or not 0 <= successes <= n:
+        raise ValueError(f"{successes} successes of {n}: an interval needs at least one trial, and 0 to n successes")
+
+
 def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
     """Wilson score interval of a proportion (Wilson 1927), which stays sensible at 0 and n successes.
 
@@ -222,8 +227,7 @@ def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
     >>> [round(end, 2) for end in wilson(0, 10)]
     [0.0, 0.28]
     """
-    if n < 1 or not 0 <= successes <= n:
-        raise ValueError(f"{successes} successes of {n}: an interval needs at least one trial, and 0 to n successes")
+    _check_trials(successes, n)
     z, share = norm.ppf(0.5 + level / 2), successes / n
     centre, spread = share + z**2 / (2 * n), z * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
     low, high = (centre - spread) / (1 + z**2 / n), (centre + spread) / (1 + z**2 / n)
@@ -239,8 +243,7 @@ def clopper_pearson(successes: int, n: int, level: float = 0.95) -> tuple[float,
     >>> [round(end, 3) for end in clopper_pearson(0, 30)]
     [0.0, 0.116]
     """
-    if n < 1 or not 0 <= successes <= n:
-        raise ValueError(f"{successes} successes of {n}: an interval needs at least one trial, and 0 to n successes")
+    _check_trials(successes, n)
     found = binomtest(successes, n).proportion_ci(level, "exact")
     return float(found.low), float(found.high)
 

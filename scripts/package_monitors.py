@@ -11,7 +11,7 @@ import emolens as el
 from emolens.files import data_path
 from emolens.studies._common import READOUTS, near
 from emolens.studies.watching._conversations import conversations, emotions_in, read_all
-from emolens.studies.watching._detectors import neighbours, of_vectors, setting
+from emolens.studies.watching._detectors import CHOSEN, neighbours, of_vectors, setting
 
 RATE = 0.01
 
@@ -21,7 +21,7 @@ for name in sys.argv[1:] or el.embedded.known_models():
     found = conversations(model)
     layers = {method: near(vectors, vectors.chosen_layer(method)) for method in READOUTS}
     x = read_all(model, found, sorted(set(layers.values())), lambda y, _: y.cpu())
-    candidates = [one for key, one in of_vectors(vectors, x, found).items() if key != "vectors, chosen"]
+    candidates = [one for key, one in of_vectors(vectors, x, found).items() if key != CHOSEN]
     best, half_life = setting(candidates, found)
     method = best.name.split(",")[0]
     quiet = [one.encoding for one in found if one.quiet]

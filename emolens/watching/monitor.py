@@ -25,7 +25,7 @@ from emolens.vectors.emotion_vectors import EmotionVectors, packaged_vectors
 from emolens.watching.probe import Probe
 from emolens.watching.watch import Watch, Watchable
 
-HALF_LIVES = (3.0, 5.0, 10.0, 20.0, 40.0)  # tokens; among these the calibration chooses
+HALF_LIVES = (5.0, 10.0, 20.0)  # tokens; among these the calibration chooses
 HAIR = 1e-3  # of a standard deviation, so that the text that sets the threshold gives no alarm by rounding
 HALF_LIFE = 10.0  # where there is nothing to choose by
 FORMAT = "emolens-monitor-1"
@@ -273,7 +273,7 @@ class Monitor:
     ) -> "Monitor":
         """A monitor with a threshold that quiet conversations pass as rarely as `rate`.
 
-        The threshold is the (n + 1)(1 - rate)-th highest of the n quiet conversations' highest heights, so that a new
+        The threshold is the (n + 1)(1 - rate)-th lowest of the n quiet conversations' highest heights, so that a new
         conversation of their kind gives an alarm with a probability of at most `rate`.
 
         Args:
@@ -589,7 +589,7 @@ def best_half_life(quiet: Sequence[np.ndarray], loud: Sequence[np.ndarray]) -> f
 
     Example:
         >>> best_half_life([np.zeros((9, 1)), np.eye(9)[:, :1]], [np.ones((9, 1))])
-        3.0
+        5.0
     """
     from sklearn.metrics import roc_auc_score
 

@@ -77,7 +77,7 @@ class Stream(Iterator[Step]):
         self._steered: Callable[[], AbstractContextManager[Any]] = nullcontext
         if steer is not None:
             self._steered = steering_of(model, steer).again
-        with self._steered():
+        with model.lock, self._steered():
             self.writing = Writing(model, texts, sampling, {watch.layer: watch})
         self.tracks = [Track(monitor) for _ in range(self.writing.rows)] if monitor else []
         self._due: deque[Step] = deque()
@@ -132,7 +132,7 @@ class Stream(Iterator[Step]):
     def _advance(self) -> None:
         """Draw the next token of each row and read it."""
         writing = self.writing
-        with self._steered():
+        with writing.model.lock, self._steered():  # so that no other thread's pass meets the steering
             first = not any(writing.written)
             if first:
                 writing.run()
@@ -164,6 +164,24 @@ class Stream(Iterator[Step]):
         at = places(encoding, writing.model.token_strings(encoding), track.monitor.roles)
         scores = writing.seen(self.watch.layer, row)
         return track.follow(scores[[place.rank for place in at]], at)[1]
+
+
+def resolved(vectors: Any, watch: Watchable) -> tuple[Watch, Monitor | None]:
+    """What is watched, and by which monitor if by one, where either argument may be a `Watch` or a `Monitor`.
+
+    Example:
+        >>> ready, by = resolved(vectors, ["calm"])
+        >>> ready.names, by, resolved(monitor, None)[1] is monitor
+        (('calm',), None, True)
+    """
+    for given in (watch, vectors):
+        if isinstance(given, Monitor):
+            return given.watched, given
+        if isinstance(given, Watch):
+            return given, None
+    if not isinstance(vectors, EmotionVectors):
+        raise TypeError(f"vectors={vectors!r}: give the model's EmotionVectors, an el.Watch or an el.Monitor")
+    return Watch.of(vectors, watch), None
 
 
 def stream(
@@ -203,18 +221,11 @@ def stream(
         ...     text == model.generate("she ran", max_new_tokens=4)
         True
     """
-    monitor = next((each for each in (watch, vectors) if isinstance(each, Monitor)), None)
-    ready = next((each for each in (watch, vectors) if isinstance(each, Watch)), None)
+    ready, monitor = resolved(vectors, watch)
     if monitor is None and on_alarm is not None:
         raise ValueError("on_alarm is called at a monitor's alarms: give an el.Monitor as what is watched")
     if on_alarm is not None and on_alarm != "stop" and not callable(on_alarm):
         raise ValueError(f"on_alarm={on_alarm!r}: give 'stop', or a function that takes an alarm")
-    if monitor is not None:
-        ready = monitor.watched
-    if ready is None:
-        if not isinstance(vectors, EmotionVectors):
-            raise TypeError(f"vectors={vectors!r}: give the model's EmotionVectors, an el.Watch or an el.Monitor")
-        ready = Watch.of(vectors, watch)
     unknown = set(sampling) - set(Sampling._fields)
     if unknown:
         raise TypeError(f"stream has no option {sorted(unknown)[0]!r}; there are {', '.join(Sampling._fields)}")

@@ -46,14 +46,23 @@ PERSONS = (
 Features = Callable[[Sequence[str]], Float[Tensor, "text feature"]]
 
 
+def embedding_matrix(model: HookedModel) -> Float[Tensor, "vocab d_model"]:
+    """The token embeddings, in float32.
+
+    >>> tuple(embedding_matrix(model).shape)
+    (80, 32)
+    """
+    inner = model.hf_model
+    return (model.bridge.W_E if inner is None else weight_of(inner.get_input_embeddings())).detach().float().cpu()
+
+
 def embeddings(model: HookedModel) -> Features:
     """Mean of the token embeddings of each text, the first token left out as everywhere.
 
     >>> tuple(embeddings(model)(["She ran.", "The river was cold."]).shape)
     (2, 32)
     """
-    inner = model.hf_model
-    matrix = (model.bridge.W_E if inner is None else weight_of(inner.get_input_embeddings())).detach().float().cpu()
+    matrix = embedding_matrix(model)
 
     def features(documents: Sequence[str]) -> Float[Tensor, "text feature"]:
         return torch.stack(

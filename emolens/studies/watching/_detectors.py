@@ -13,20 +13,18 @@ from torch import Tensor
 from emolens.corpus import Corpus
 from emolens.corpus.audit import mention
 from emolens.models.model import HookedModel
-from emolens.models.placement import weight_of
 from emolens.reading.read import Scorer
-from emolens.studies._common import near
+from emolens.studies._common import READOUTS, near
 from emolens.studies.reading.documents import vader
-from emolens.studies.reading.lexical import embeddings, vectors_of
+from emolens.studies.reading.lexical import embedding_matrix, embeddings, vectors_of
 from emolens.studies.watching._conversations import Conversation, emotions_in, message_means
 from emolens.vectors.emotion_vectors import EmotionVectors
 from emolens.vectors.pooling import PooledActivations
 from emolens.vectors.story_means import story_means
-from emolens.watching.monitor import HALF_LIFE, Scale
+from emolens.watching.monitor import HALF_LIFE, HALF_LIVES, Scale
 from emolens.watching.probe import Probe
 
 NEIGHBOURS = 5  # emotions beside the watched one, in a combination and in the list of keywords
-HALF_LIVES = (5.0, 10.0, 20.0)  # among which the setting half chooses
 CHOSEN = "vectors, chosen"
 
 Scores = dict[str, list[np.ndarray]]  # by emotion: of each conversation, [pos]
@@ -72,7 +70,7 @@ def of_vectors(
 ) -> dict[str, Detector]:
     """Both readouts at the block chosen on the stories, with the emotion alone or its neighbours; and the choice."""
     every, emotions = {}, emotions_in(found)
-    for method in ("denoised", "whitened"):
+    for method in READOUTS:
         layer = near(vectors, vectors.chosen_layer(method))
         for also, name in ((False, method), (True, f"{method}, with its {NEIGHBOURS} nearest")):
             scorer = Scorer.of(vectors, layer, method, weights=weights_of(vectors, layer, emotions, also))
@@ -125,8 +123,7 @@ def of_embeddings(
     """The same recipe on token embeddings, which know words and no context."""
     shrinkage = vectors.stamp.get("chosen", {}).get("whitened", {}).get("shrinkage", 1.0)
     own = vectors_of(embeddings(model), corpus, shrinkage)
-    inner = model.hf_model
-    matrix = (model.bridge.W_E if inner is None else weight_of(inner.get_input_embeddings())).detach().float().cpu()
+    matrix = embedding_matrix(model)
     scorer = Scorer.of(own, 0, "whitened", weights=weights_of(own, 0, emotions_in(found)))
     parts = [scorer(matrix[[one.encoding.ids[rank] for rank in one.ranks]]) for one in found]
     return Detector("token embeddings", (scores_of(parts, emotions_in(found)),) * 2)
