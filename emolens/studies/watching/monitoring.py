@@ -33,7 +33,7 @@ from emolens.studies.watching._detectors import (
     scores_of,
     weights_of,
 )
-from emolens.vectors.direction import unit
+from emolens.vectors.direction import Direction, unit
 from emolens.vectors.emotion_vectors import EmotionVectors
 from emolens.vectors.refit import stories_of, stories_pooled_for
 from emolens.watching.monitor import threshold
@@ -135,7 +135,13 @@ def run(
         *of_words(vectors, layer, found),
     ]
     tested = {detector.name: Tested.of(detector, found) for detector in detectors}
-    nulls = _nulls(model, vectors, found, x[layer], layer, draws, seed, stories, pooled is not None)
+    names = emotions_in(found)
+    if pooled:
+        own = [vectors[name] for name in names]
+        families: Families = null_directions(model, vectors, own, draws, layer, seed, stories).families
+    else:
+        families = _random(vectors, names, draws, seed)
+    nulls = _nulls(vectors, found, x[layer], layer, families)
     results = {
         "monitoring": areas(tested, nulls, seed),
         "roc": roc(tested),
@@ -208,24 +214,20 @@ def _swapped(loud: np.ndarray, quiet: np.ndarray, seed: int) -> Float[np.ndarray
     return ((a[:, :, None] > b[:, None]) + 0.5 * (a[:, :, None] == b[:, None])).mean(axis=(1, 2))
 
 
+Families = Mapping[str, Sequence[Sequence[Direction]]]  # kind -> draw -> a direction for each emotion
+
+
+def _random(vectors: EmotionVectors, names: Sequence[str], draws: int, seed: int) -> Families:
+    """Families of random directions alone, which need no stories."""
+    drawn = [random_directions(vectors[name], draws, seed + i) for i, name in enumerate(names)]
+    return {"random": [list(family) for family in zip(*drawn, strict=True)]}
+
+
 def _nulls(
-    model: HookedModel,
-    vectors: EmotionVectors,
-    found: Sequence[Conversation],
-    x: list[torch.Tensor],
-    layer: int,
-    draws: int,
-    seed: int,
-    stories: Corpus,
-    refits: bool,
+    vectors: EmotionVectors, found: Sequence[Conversation], x: list[torch.Tensor], layer: int, families: Families
 ) -> dict[str, Nulls]:
     """The areas of directions that mean nothing, read as the denoised vectors are, by cut: [draw, emotion]."""
     names = emotions_in(found)
-    own = [vectors[name] for name in names]
-    families = null_directions(model, vectors, own, draws, layer, seed, stories).families if refits else {}
-    if not families:
-        drawn = [random_directions(like, draws, seed + i) for i, like in enumerate(own)]
-        families = {"random": [list(family) for family in zip(*drawn, strict=True)]}
     base = Scorer.of(vectors, layer, "denoised")
     effects: dict[str, dict[str, list[list[float]]]] = {cut: {} for cut in CUTS}
     for kind, family in families.items():
