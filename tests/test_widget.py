@@ -117,8 +117,8 @@ def test_in_a_thread_it_stops_is_not_started_twice_and_ends_with_the_widget(make
     assert widget.start()._thread is first and "stop it first" in widget.sent[-1]["said"]
     with pytest.raises(RuntimeError, match="writing already"):
         widget.run()
-    with pytest.raises(RuntimeError, match="another widget is writing with tiny-llama"):
-        make().run()
+    beside, alone = make(max_new_tokens=5, strength=0.2).run(), make(max_new_tokens=5, strength=0.2)
+    assert widget.running  # a second widget on the same model wrote meanwhile; by itself it writes and reads the same
     assert not widget.stop().wait(20).running and len(widget.steps) < 400
     assert widget.sent[-1]["said"] == "Stopped." and len(sent_steps(widget)) == len(widget.steps)
     assert widget.set(max_new_tokens=3).run().sent[-1]["said"] == "Done."
@@ -126,6 +126,7 @@ def test_in_a_thread_it_stops_is_not_started_twice_and_ends_with_the_widget(make
     until(lambda: widget.running)
     widget.close()
     assert not widget.running
+    assert beside.steps == alone.run().steps
 
 
 def until(holds, seconds=20.0):

@@ -4,11 +4,9 @@ import base64
 import io
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from emolens.errors import did_you_mean, finite_number
 from emolens.models.generation import Sampling
@@ -19,12 +17,11 @@ from emolens.plots.watching import Row, Written, strokes, written_figure, writte
 from emolens.vectors.direction import Direction
 from emolens.vectors.emotion_vectors import EmotionVectors
 from emolens.watching.monitor import Monitor
-from emolens.watching.stream import Step, Stream, stream
+from emolens.watching.stream import Step, Stream, resolved, stream
 from emolens.watching.watch import Watch, Watchable
 
 MOST = 6  # lines that can be told apart
 LARGEST = 0.2  # strength on the slider
-LOCKS: WeakKeyDictionary[HookedModel, threading.Lock] = WeakKeyDictionary()  # of models that widgets write with
 PAUSE = 0.02  # seconds: steps that are due within it travel together
 
 
@@ -44,7 +41,7 @@ class Widget(Base):
     """A reply while it is written: lines over the tokens, the text in colour, sliders for what it is steered with.
 
     In a notebook the last line of a cell shows it. Start writes in a thread, so that other cells and Stop work
-    meanwhile; but no other cell should run the same model then.
+    meanwhile. Passes of several threads on one model take turns; a steering that another cell holds open is an error.
 
     Attributes:
         controls: what the sliders and fields are set to; `set` sets them from Python.
@@ -99,8 +96,7 @@ class Widget(Base):
         from traitlets import Dict
 
         self.model, self.steps, self.error = model, list[Step](), None
-        self.monitor = next((each for each in (watch, vectors) if isinstance(each, Monitor)), None)
-        self.watched = _watched(vectors, watch, self.monitor)
+        self.watched, self.monitor = _drawn(vectors, watch)
         self.watched.check_model(model)
         self._vectors = vectors if isinstance(vectors, EmotionVectors) else self.watched.vectors
         self._conversation = list(prompt) if is_chat(prompt) else None
@@ -312,12 +308,11 @@ class Widget(Base):
                 self.send({"kind": "begin", "rows": self._rows, "limit": self._limit, **self._state(True)})
             sampling = {name: controls[name] for name in ("max_new_tokens", "temperature", "seed")}
             seen: Any = self.monitor or self.watched
-            with _alone(self.model):
-                running = stream(self.model, self._text(controls), seen, steer=steering, **sampling)
-                for step in running:
-                    self._take(running, step)
-                    if self._stop.is_set():
-                        break
+            running = stream(self.model, self._text(controls), seen, steer=steering, **sampling)
+            for step in running:
+                self._take(running, step)
+                if self._stop.is_set():
+                    break
         except Exception as error:
             self.error = error
         with self._lock:
@@ -420,31 +415,14 @@ class Widget(Base):
         return Written(about["model"], about["how"], turns, about["names"], rows, colour, centre, about["threshold"])
 
 
-def _watched(vectors: Any, watch: Any, monitor: Monitor | None) -> Watch:
-    """What is watched, at most six things."""
-    ready = next((each for each in (watch, vectors) if isinstance(each, Watch)), None)
-    ready = monitor.watched if monitor else ready
-    if ready is None:
-        if not isinstance(vectors, EmotionVectors):
-            raise TypeError(f"vectors={vectors!r}: give the model's EmotionVectors, an el.Watch or an el.Monitor")
-        ready = Watch.of(vectors, watch)
+def _drawn(vectors: Any, watch: Any) -> tuple[Watch, Monitor | None]:
+    """What is watched, at most six things, and the monitor if there is one."""
+    ready, monitor = resolved(vectors, watch)
     if len(ready.names) > MOST:
         raise ValueError(
             f"{len(ready.names)} are watched, and the widget draws {MOST} at most: name them, watch=['calm', 'sad']"
         )
-    return ready
-
-
-@contextmanager
-def _alone(model: HookedModel) -> Iterator[None]:
-    """Refuses a second widget that would write with a model meanwhile: each would read the other's passes."""
-    lock = LOCKS.setdefault(model, threading.Lock())
-    if not lock.acquire(blocking=False):
-        raise RuntimeError(f"another widget is writing with {model.name}: stop that first")
-    try:
-        yield
-    finally:
-        lock.release()
+    return ready, monitor
 
 
 def _how(watch: Watch, monitor: Monitor | None) -> str:
