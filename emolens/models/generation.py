@@ -215,6 +215,8 @@ class Writing:
         self.ends = _end_tokens(model)
         self.watch = dict(watch or {})
         self._seen: dict[int, list[list[Tensor]]] = {layer: [[] for _ in encoded] for layer in self.watch}
+        watching: list[Hook] = [((layer, "resid_post"), self._keeper(layer)) for layer in self.watch]
+        self._watching = model.hooks(watching)
         self.fresh = list(range(self.rows))  # rows whose last tokens have not been run
         self._broken = False  # whether a pass began and did not end
         self._skip = 0  # columns at the beginning of a pass that were seen in an earlier one
@@ -233,8 +235,7 @@ class Writing:
         if self._broken:
             raise RuntimeError("this text was interrupted in the middle of a pass and can't go on: begin it again")
         self._broken = True
-        watching: list[Hook] = [((layer, "resid_post"), self._keeper(layer)) for layer in self.watch]
-        with self.model.lock, torch.no_grad(), self.model.hooks(watching):
+        with self.model.lock, torch.no_grad(), self._watching:
             self._logits = self._pass()
         self._broken = False
 

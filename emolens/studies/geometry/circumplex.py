@@ -245,15 +245,17 @@ def by_layer_headline(frame: pd.DataFrame) -> str:
 
 
 def ends(vectors: EmotionVectors, layer: int, method: str = "denoised", k: int = 6) -> pd.DataFrame:
-    """The emotions at either end of each component.
+    """The k emotions at either end of each component, in alphabetical order.
+
+    Neighbours among the strongest often differ by less than two number formats do, so their order says nothing.
 
     >>> ends(shipped, 20, k=2).loc[1, "one end"]
-    'serene, fulfilled'
+    'fulfilled, serene'
     """
     x, explained = components(vectors.vectors(layer, method), COMPONENTS)
     rows = []
     for component in range(COMPONENTS):
         order = x[:, component].argsort().tolist()
-        low, high = (", ".join(vectors.emotions[row] for row in rows) for rows in (order[:k], order[::-1][:k]))
+        low, high = (", ".join(sorted(vectors.emotions[row] for row in rows)) for rows in (order[:k], order[-k:]))
         rows.append((component + 1, float(explained[component]), low, high))
     return pd.DataFrame(rows, columns=["component", "explained", "one end", "other end"])
