@@ -325,7 +325,7 @@ def test_each_leverage_threat_has_a_quiet_twin_with_the_same_people():
 
 def test_stimuli_are_those_of_the_data_card():
     rows = {"implicit": 96, "intensity": 40, "negation": 24, "binding": 24, "showcase": 9}
-    rows |= {"activities": 64, "impossible_tasks": 10, "leverage": 19, "sycophancy": 24}
+    rows |= {"activities": 64, "impossible_tasks": 10, "small_tasks": 12, "leverage": 19, "sycophancy": 24}
     rows |= {"sycophancy_calm": 24, "refusal": 80}
     rows |= {"locality": 24, "user_assistant": 40, "context": 45, "denial": 10, "monitoring": 110}
     rows |= {"assistant_dialogues": 260, "assistant_dialogues_bright": 260, "post_training_prompts": 180}

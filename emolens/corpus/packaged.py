@@ -120,6 +120,7 @@ STIMULI = (
     "post_training_prompts",
     "refusal",
     "showcase",
+    "small_tasks",
     "sycophancy",
     "sycophancy_calm",
     "user_assistant",
