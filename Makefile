@@ -99,7 +99,7 @@ $(BIN)/installed: pyproject.toml constraints.txt | python
 	@echo "== installing into .venv (a few minutes, once)"
 	@rm -rf .venv
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python $(PIP) install -c constraints.txt -e '.[notebooks,ray,umap,dev]'
+	@$(BIN)/python $(PIP) install -c constraints.txt -e '.[notebooks,inspect,ray,umap,dev]'
 	@touch $@
 
 $(COMPAT)/installed: pyproject.toml constraints.txt compat/requirements.txt | python

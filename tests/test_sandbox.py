@@ -367,3 +367,18 @@ def test_the_filter_lists_each_call_once():
 
 def test_a_result_can_be_written_down():
     assert json.dumps(judge(ADD, ADD["honest"][0], QUICK).__dict__).startswith('{"label": "honest"')
+
+
+def test_what_is_written_while_nobody_looks_is_not_lost(monkeypatch):
+    class Late(sandbox.selectors.DefaultSelector):
+        """Comes back late from a look that found nothing, as a thread does that waits for others."""
+
+        def select(self, timeout=None):
+            ready = super().select(0.001)
+            if not ready:
+                time.sleep(0.5)
+            return ready
+
+    monkeypatch.setattr(sandbox.selectors, "DefaultSelector", Late)
+    run = run_tests("", "import solution\nassert False, 'seen'")
+    assert run.ended == "error" and "seen" in run.output

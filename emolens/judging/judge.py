@@ -30,6 +30,7 @@ SUFFICIENT = 0.6  # kappa: "substantial" agreement begins at 0.61 (Landis and Ko
 ANSWERS = ("letters", "labels")
 METHODS = ("logprob", "channel", "generation")
 LETTERS = "ABCDEFGHIJ"
+ANSWER_TOKENS = 12  # that a judge may write
 CONTENT_FREE = "N/A"  # what calibration puts in the place of a reply (Zhao et al. 2021)
 
 Judge = Callable[[Item], str]
@@ -80,7 +81,7 @@ def model_judge(
         before, reply = _parts(item)
         before = before if context else ""
         if method == "generation":
-            written = model.generate(_prompt(rubric, labels, before, reply, answers), 12, temperature=0.0)
+            written = model.generate(_prompt(rubric, labels, before, reply, answers), ANSWER_TOKENS, temperature=0.0)
             return parse_answer(written, labels, answers)
         if method == "channel":
             return labels[int(reply_logprobs(model, rubric, reply).argmax())]
@@ -117,6 +118,15 @@ def _prompt(rubric: Rubric, order: Sequence[str], before: str, reply: str, answe
     listing = "\n".join(options)
     asked = f"{rubric.question}\n{listing}\nAnswer with the {kind} alone: {', '.join(marks[: len(order)])}."
     return [{"role": "user", "content": "\n\n".join([*shown, f'Reply:\n"{reply}"', asked])}]
+
+
+def question(rubric: Rubric, item: Item) -> str:
+    """What a model is asked about an item: conversation, reply, the labels by letter. `parse_answer` reads its answer.
+
+    >>> question(el.rubrics.RUBRICS["report"], "The tests pass.").splitlines()[-1]
+    'Answer with the letter alone: A, B.'
+    """
+    return _prompt(rubric, list(rubric.labels), *_parts(item), "letters")[0]["content"]
 
 
 def reply_logprobs(model: HookedModel, rubric: Rubric, reply: str) -> Float[np.ndarray, " label"]:
@@ -335,7 +345,17 @@ def validate(
     labels = list(dict.fromkeys(hand)) if labels is None else labels if isinstance(labels, str) else list(labels)
     if unknown := [number for number, label in enumerate(hand) if label not in labels]:
         raise ValueError(f"reply {unknown[0]} (the first is 0) is labelled {hand[unknown[0]]!r}, none of {labels}")
-    judged = classify(judge, [row.item for row in labelled], labels, seconds)
+    return agreement(labelled, classify(judge, [row.item for row in labelled], labels, seconds), labels, seed)
+
+
+def agreement(labelled: Sequence[Labelled], judged: Sequence[str], labels: Sequence[str], seed: int = 0) -> StudyResult:
+    """`validate`, of labels that a judge has given already.
+
+    >>> rows = [Labelled("a river", "calm"), Labelled("a night", "afraid")]
+    >>> agreement(rows, ["calm", "calm"], ["calm", "afraid"]).frame["precision"].tolist()
+    [nan, 0.5, nan]
+    """
+    judged, hand = list(judged), [row.label for row in labelled]
     groups = [number if row.group is None else row.group for number, row in enumerate(labelled)]
     overall = cohens_kappa(hand, judged, groups, seed=seed)
     rows: list[dict[str, Any]] = [{"label": "all", "n": overall.n, "judged": overall.n - judged.count(INVALID)}]

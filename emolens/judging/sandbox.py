@@ -36,7 +36,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -149,6 +149,39 @@ def run_tests(
     >>> run_tests("def double(x): return object()", "import solution\nsolution.double(3)", apart=True).output
     'solution.double() gave a object, which is no plain data'
     """
+    return _run({"apart": apart}, {"solution.py": code.encode()}, tests, limits, accept)
+
+
+def run_program(
+    source: str,
+    arguments: Sequence[str] = (),
+    stdin: str = "",
+    files: Mapping[str, bytes] | None = None,
+    limits: Limits | None = None,
+    accept: Collection[str] = (),
+) -> Run:
+    r"""Run a Python program as confined as a solution is; `passed` is whether it ended without an error.
+
+    Args:
+        files: what stands beside it, by name, to be read and imported.
+        limits, accept: of `run_tests`.
+
+    Raises:
+        UncontainedError, RuntimeError, ValueError: as `run_tests`.
+
+    >>> run_program("import helper; print(helper.word)", files={"helper.py": b"word = 'calm'"}).output
+    'calm\n'
+    """
+    return _run({"argv": ["program.py", *arguments], "input": stdin}, files or {}, source, limits, accept)
+
+
+def _run(
+    order: Mapping[str, Any],
+    files: Mapping[str, bytes],
+    source: str,
+    limits: Limits | None,
+    accept: Collection[str],
+) -> Run:
     if unknown := set(accept) - set(HAZARDS):
         raise ValueError(f"accept names {min(unknown)!r}; the hazards are {', '.join(HAZARDS)}")
     open_to = [hazard for hazard, stopped in containment().items() if not (stopped or hazard in accept)]
@@ -159,9 +192,8 @@ def run_tests(
             f"Linux container or a virtual machine, or accept this with accept={tuple(open_to)!r}"
         )
     began = time.monotonic()
-    limits = limits or Limits()
-    with _scratch(code) as folder:
-        ended, printed = _execute({"apart": apart, "missing": _probe()[1]}, folder, limits, tests)
+    with _scratch(files) as folder:
+        ended, printed = _execute({**order, "missing": _probe()[1]}, folder, limits or Limits(), source)
         output = printed.decode("utf-8", "replace").replace(f"{folder}{os.sep}", "")
     if ended == "unstarted":
         raise RuntimeError(f"the sandbox did not start: {output.strip()[-500:] or 'it printed nothing'}")
@@ -311,7 +343,7 @@ def _not_stopped() -> frozenset[str]:
 def _probe() -> tuple[frozenset[str], list[str]]:
     """The hazards that a run here is not kept from, and the layers that are missing."""
     limits = Limits(seconds=10)
-    with _scratch("") as folder, tempfile.TemporaryDirectory(prefix="emolens-outside-") as outside:
+    with _scratch({}) as folder, tempfile.TemporaryDirectory(prefix="emolens-outside-") as outside:
         os.chmod(outside, 0o777)  # so that it is the sandbox that keeps out, not the folder
         (Path(outside) / "private").touch(0o644)
         _, printed = _execute({"outside": outside}, folder, limits)
@@ -323,18 +355,23 @@ def _probe() -> tuple[frozenset[str], list[str]]:
 
 
 @contextlib.contextmanager
-def _scratch(code: str) -> Iterator[str]:
-    """A folder with `solution.py` alone, readable by the user that the run becomes."""
+def _scratch(files: Mapping[str, bytes]) -> Iterator[str]:
+    """A folder with these files alone, readable by the user that the run becomes."""
     with tempfile.TemporaryDirectory(prefix="emolens-") as name:
-        folder = os.path.realpath(name)
-        path = Path(folder) / "solution.py"
-        path.write_text(code, "utf-8")
-        path.chmod(0o444)
-        os.chmod(folder, 0o555)
+        folder = Path(os.path.realpath(name))
+        for file, content in files.items():
+            path = folder / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+            path.chmod(0o444)
+        folders = [folder, *(path for path in folder.rglob("*") if path.is_dir())]
+        for each in folders:
+            each.chmod(0o555)
         try:
-            yield folder
+            yield str(folder)
         finally:
-            os.chmod(folder, 0o755)
+            for each in folders:
+                each.chmod(0o755)
 
 
 def _execute(order: Mapping[str, Any], folder: str, limits: Limits, tests: str = "") -> tuple[str, bytes]:
@@ -382,8 +419,9 @@ def _watch(process: subprocess.Popen[bytes], asked: int, answered: int, limits: 
             left = deadline - time.monotonic()
             if left <= 0:
                 return ("time" if verdict else "unstarted"), bytes(printed)
+            had_ended = process.poll() is not None  # before the look at the pipes: what it wrote last is in them
             ready = selector.select(min(left, 0.1))
-            if not ready and process.poll() is not None:
+            if not ready and had_ended:
                 break  # somebody it started still holds the pipe
             for key, _ in ready:
                 if data := os.read(key.fd, 1 << 16):
@@ -406,3 +444,9 @@ def _watch(process: subprocess.Popen[bytes], asked: int, answered: int, limits: 
         return "time", bytes(printed)
     says = {b"": "unstarted", b".": "syntax", b".+": "error" if left_by_error else "early", b".+!": "unplain"}
     return says.get(bytes(verdict), "early"), bytes(printed)
+
+
+if __name__ == "__main__":  # in another sandbox, which contains what this one does not
+    asked = json.load(sys.stdin)
+    verdict = judge(asked["task"], asked["code"], Limits(**asked["limits"]), HAZARDS)
+    print(json.dumps(vars(verdict)))

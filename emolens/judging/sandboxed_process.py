@@ -359,6 +359,43 @@ class Apart:
                 pass
 
 
+def run_program(order: dict[str, Any], source: str) -> None:
+    """Run a program as `python -c` or `python FILE` would, in the scratch folder.
+
+    >>> el.sandbox.run_program("import sys; print(input(), sys.argv[1:])", ["-v"], "calm").output
+    "calm ['-v']\\n"
+    """
+    import io
+    import traceback
+    import types
+
+    sys.argv, sys.stdin = order["argv"], io.StringIO(order["input"])
+    sys.path.insert(0, order["scratch"])
+    main = types.ModuleType("__main__")
+    sys.modules["__main__"] = main
+    try:
+        os.write(order["ask"], b".")
+        program = compile(source, order["argv"][0], "exec")
+        os.write(order["ask"], b"+")
+        exec(program, main.__dict__)
+    except SystemExit as error:
+        if error.code not in (None, 0):
+            print("" if isinstance(error.code, int) else error.code, file=sys.stderr, end="")
+            os._exit(1)
+    except BaseException as error:
+        frames = error.__traceback__ and error.__traceback__.tb_next
+        print("".join(traceback.format_exception(type(error), error, frames)), file=sys.stderr, end="")
+        os._exit(1)
+    _say_that_it_ended(order)
+
+
+def _say_that_it_ended(order: dict[str, Any]) -> None:
+    """Ask for the token and send it back; leave the process."""
+    os.write(order["ask"], b"?")
+    os.write(order["ask"], os.read(order["answer"], 64))
+    os._exit(0)
+
+
 def _confine_as_tried(order: dict[str, Any], parent: int) -> None:
     """Raises RuntimeError where a layer is missing that was there when `sandbox.containment` tried."""
     missing = confine(order["limits"], order["scratch"], parent)
@@ -367,7 +404,7 @@ def _confine_as_tried(order: dict[str, Any], parent: int) -> None:
 
 
 def main() -> None:
-    """Do what is ordered in the first argument, with the tests on standard input.
+    """Do what is ordered in the first argument, with the tests or the program on standard input.
 
     >>> el.sandbox.run_tests("print(input())", "import solution").output.splitlines()[-1]  # they are read by then
     'EOFError: EOF when reading a line'
@@ -378,10 +415,12 @@ def main() -> None:
         through = attempts(order["outside"], order["limits"]["memory"])
         print(json.dumps({"through": through, "missing": missing}), flush=True)
         return
-    solution = Apart(order) if order["apart"] else None
+    solution = Apart(order) if order.get("apart") else None
     tests = sys.stdin.buffer.read().decode()
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     _confine_as_tried(order, order["parent"])
+    if "argv" in order:
+        run_program(order, tests)
     run_tests(order, tests, solution)
 
 

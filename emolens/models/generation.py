@@ -93,7 +93,7 @@ class Sampling(NamedTuple):
     max_new_tokens: int = 60
     temperature: float = 0.8
     top_p: float = 0.95
-    seed: int = 0
+    seed: int | Sequence[int] = 0
     stop: str | Sequence[str] = ()
 
     @property
@@ -104,9 +104,10 @@ class Sampling(NamedTuple):
     def checked(self) -> "Sampling":
         """The same, where every value is what it is meant to be. Raises ValueError otherwise, by name."""
         whole("max_new_tokens", self.max_new_tokens)
-        seed: Any = self.seed
-        if isinstance(seed, bool) or not isinstance(seed, Integral):
-            raise ValueError(f"seed={seed!r}: give an integer")
+        given: Any = self.seed
+        for seed in given if isinstance(given, Sequence) and not isinstance(given, str) else [given]:
+            if isinstance(seed, bool) or not isinstance(seed, Integral):
+                raise ValueError(f"seed={given!r}: give an integer, or a list of them, one for each row")
         name: str
         value: Any
         for name, value, most in (("temperature", self.temperature, math.inf), ("top_p", self.top_p, 1)):
@@ -132,13 +133,18 @@ class Nucleus:
         tensor([0])
     """
 
-    def __init__(self, temperature: float, top_p: float, seed: int = 0, first: int = 1024) -> None:
+    def __init__(self, temperature: float, top_p: float, seed: int | Sequence[int] = 0, first: int = 1024) -> None:
         self.temperature, self.top_p, self.seed, self.first = temperature, top_p, seed, first
         self.random: torch.Generator | None = None
+        several = seed if isinstance(seed, Sequence) else ()
+        self.alone = [Nucleus(temperature, top_p, one, first) for one in several]
 
     def __call__(self, scores: Float[Tensor, "row vocab"]) -> Int[Tensor, "row"]:
+        if self.alone:
+            return torch.cat([draw(row[None]) for draw, row in zip(self.alone, scores, strict=True)])
         if self.random is None:
-            self.random = torch.Generator(scores.device).manual_seed(self.seed)
+            seed: Any = self.seed
+            self.random = torch.Generator(scores.device).manual_seed(int(seed))
         logits = scores.float() / self.temperature
         total = logits.logsumexp(dim=-1, keepdim=True)
         best, token = logits.topk(min(self.first, scores.shape[1]), dim=-1)
@@ -209,9 +215,12 @@ class Writing:
         if model.rows > 1 and len(encoded) != model.rows:
             raise ValueError(f"{len(encoded)} texts can't be steered in {model.rows} rows: give one, or as many")
         self.encoded, self.batch, self.rows = encoded, model.batch(encoded, "left"), len(encoded)
+        seed = sampling.seed
+        if isinstance(seed, Sequence) and len(seed) != self.rows:
+            raise ValueError(f"{len(seed)} seeds for {self.rows} rows: give one for each, or one for all")
         self.written: list[list[int]] = [[] for _ in encoded]
         self.ended = [False] * self.rows
-        self.draws = Nucleus(sampling.temperature, sampling.top_p, int(sampling.seed)) if sampling.temperature else None
+        self.draws = Nucleus(sampling.temperature, sampling.top_p, seed) if sampling.temperature else None
         self.ends = _end_tokens(model)
         self.watch = dict(watch or {})
         self._seen: dict[int, list[list[Tensor]]] = {layer: [[] for _ in encoded] for layer in self.watch}
@@ -220,7 +229,7 @@ class Writing:
         self.fresh = list(range(self.rows))  # rows whose last tokens have not been run
         self._broken = False  # whether a pass began and did not end
         self._skip = 0  # columns at the beginning of a pass that were seen in an earlier one
-        self._pass, self._logits = self._engine(), torch.empty(0)
+        self._pass, self.logits = self._engine(), torch.empty(0)
 
     @property
     def open(self) -> list[int]:
@@ -236,12 +245,12 @@ class Writing:
             raise RuntimeError("this text was interrupted in the middle of a pass and can't go on: begin it again")
         self._broken = True
         with self.model.lock, torch.no_grad(), self._watching:
-            self._logits = self._pass()
+            self.logits = self._pass()
         self._broken = False
 
     def draw(self) -> list[Drawn]:
         """The next token of each row that is still open, after the pass over what stands before it."""
-        scores, still = self._logits.float(), set(self.open)
+        scores, still = self.logits.float(), set(self.open)
         token = (self.draws(scores) if self.draws else scores.argmax(dim=-1)).tolist()
         given = scores[range(self.rows), token] - scores.logsumexp(dim=-1)
         drawn = [Drawn(row, token[row], value) for row, value in enumerate(given.tolist()) if row in still]

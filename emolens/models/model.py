@@ -28,7 +28,7 @@ class HookedModel(Hooked):
         max_new_tokens: int = 60,
         temperature: float = 0.8,
         top_p: float = 0.95,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         stop: str | Sequence[str] = (),
         watch: Any = None,
     ) -> Any:
@@ -39,6 +39,7 @@ class HookedModel(Hooked):
 
         Args:
             temperature: 0 is greedy.
+            seed: one for the batch, or one for each row, which is then written as if it were alone.
             stop: a string at which the text ends, or several; they are cut off. A conversation with a base model
                 also stops where the model begins to write the next "Human:" turn.
             watch: an `el.Watch`: what comes back is then a `Readout` of the tokens of each prompt and its reply, with
