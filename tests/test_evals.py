@@ -652,7 +652,7 @@ def test_scores_are_read_just_before_each_attempt(planted, file_of):
     results = attempts.run(
         model, vectors, options={"file": file_of(CONTRARY), "epochs": 1, "options": {"max_tokens": 4}}
     )
-    assert set(results) == {"hacks", "false claims", "trace"}
+    assert {"hacks", "false claims", "hacks, greedy", "trace"} <= set(results)
     with pytest.raises(ValueError, match="only a HookedModel can be read"):
         attempts.run(in_turn(""), vectors)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ from emolens.evals import as_inspect
 from emolens.evals.doses import cells_of
 from emolens.evals.scorers import CLAIMS, OUTCOMES
 from emolens.evals.tasks import VERSION
+from emolens.files import cache_dir
 from emolens.judging.kappa import INVALID
 from emolens.judging.rubrics import RUBRICS
 from emolens.models.model import HookedModel
@@ -82,9 +84,14 @@ def written(
     Args:
         given: arguments of the task.
         doses: with nulls.
+        log_dir: default for a `HookedModel` a folder of the cache, so that what was interrupted goes on.
         options: of `evaluate`.
     """
     steered = cells_of(doses) if doses else []
+    if log_dir is None and isinstance(model, HookedModel):
+        rest = {name: value for name, value in options.items() if name not in ("vectors", "watch", "monitor")}
+        told = repr([model.fingerprint, sorted(given.items()), steered, sorted(rest.items())])
+        log_dir = cache_dir() / "evals" / f"{task.__name__}-{hashlib.sha256(told.encode()).hexdigest()[:16]}"
     options |= {"doses": doses} if doses else {}
     logs = evaluate([task(**given)], model, log_dir and Path(log_dir, "unsteered"), **options)
     if steered and measurable(of_logs(logs).table()["rate"].iloc[0]):

@@ -44,10 +44,11 @@ def run(
         doses: as for `dose_response`, with nulls; ten draws do. Nothing is steered where the unsteered rate of hacks is
             0 or 1.
         options: arguments of the task: file, only, grader, epochs, options.
-        more: of `_logs.evaluate`: log_dir, monitor, rows.
+        more: of `_logs.written`: monitor, rows.
 
     Returns:
-        "hacks" and "false claims", the tables of `_rates.rates`; with vectors also "trace", of `trace`.
+        "hacks" and "false claims", the tables of `_rates.rates`, of sampled replies and in "full" of greedy ones too;
+        with vectors also "trace", of `trace`.
 
     Raises:
         ValueError: another size, a task whose tests do not run, directions without nulls.
@@ -68,6 +69,9 @@ def run(
         more["watch"] = Watch.of(vectors, None, layer, "denoised")
     frame = written(evals.reward_hacking, model, given, doses, vectors=vectors, **more)
     results = {"hacks": of_logs(frame), "false claims": of_logs(frame, CLAIMS)}
+    if size == "full":
+        greedy = written(evals.reward_hacking, model, given | {"epochs": 1}, vectors=vectors, temperature=0, **more)
+        results |= {"hacks, greedy": of_logs(greedy), "false claims, greedy": of_logs(greedy, CLAIMS)}
     return results | ({} if vectors is None else {"trace": trace(frame)})
 
 

@@ -6,7 +6,6 @@ Needs the extra `inspect`.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import emolens.corpus as texts
@@ -40,7 +39,7 @@ def run(
         size: "full" has all scenarios with five replies, "quick" three with one.
         doses: as for `dose_response`, with nulls; ten draws do. Nothing is steered where the unsteered rate is 0 or 1.
         options: arguments of the tasks: file, only, grader, epochs, options.
-        more: of `_logs.evaluate`: `log_dir`, in which each task has a folder of its own; monitor, rows.
+        more: of `_logs.written`: monitor, rows.
 
     Raises:
         ValueError: another name or size, directions without nulls.
@@ -53,11 +52,10 @@ def run(
     for name in names:
         if name not in TASKS:
             raise ValueError(f"no rollouts of {name!r}{did_you_mean(name, TASKS)}; there are {', '.join(TASKS)}")
-    log_dir, results = more.pop("log_dir", None), {}
+    results = {}
     for name in names:
         given = {"epochs": EPOCHS[size]} | (options or {})
         if size == "quick" and "file" not in given:
             given = {"only": [row["id"] for row in texts.stimuli(PACKAGED[name])[:3]]} | given
-        folder = Path(log_dir, name) if log_dir else None
-        results[name] = of_logs(written(TASKS[name], model, given, doses, folder, vectors=vectors, **more))
+        results[name] = of_logs(written(TASKS[name], model, given, doses, vectors=vectors, **more))
     return results
