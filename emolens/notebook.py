@@ -163,9 +163,9 @@ class Page:
         """The stored results of the model in use, of no other."""
         return Stored(self, vectors)
 
-    def second(self, name: str) -> dict[str, dict[str, dict[str, StudyResult]]]:
-        """All stored results of a second model, to stand beside the notebook's own; nothing beside another model."""
-        return {name: load_folder(FIGURES / "data" / name)} if self.default else {}
+    def second(self, *names: str) -> dict[str, dict[str, dict[str, StudyResult]]]:
+        """All stored results of other models, to stand beside the notebook's own; nothing beside another model."""
+        return {name: load_folder(FIGURES / "data" / name) for name in names} if self.default else {}
 
     def ladder(self, readout: str = "whitened") -> StudyResult:
         """The same questions for all models whose ladder is stored (see `el.ladder`), also beside another model."""
