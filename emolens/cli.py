@@ -205,11 +205,7 @@ def _run(args: argparse.Namespace) -> None:
             continue
         try:
             path = measure(name, model, vectors, args.out, args.size)
-        except (
-            ValueError,
-            KeyError,
-            RuntimeError,
-        ) as error:  # one study that fails does not keep the next from running
+        except (ValueError, KeyError, RuntimeError, ImportError) as error:  # the next one runs all the same
             if args.debug or not args.all:
                 raise
             failed.append(name)

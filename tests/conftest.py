@@ -60,3 +60,20 @@ def own_cache(request, tmp_path, monkeypatch):
         torch.set_num_threads(os.cpu_count() or 1)
         yield
         torch.set_num_threads(1)
+
+
+@pytest.fixture
+def page():
+    """A page of a real browser, and what went wrong in it."""
+    from looking import BROWSER
+
+    if BROWSER is None:
+        pytest.skip("no browser: neither chromium, chromium-browser nor google-chrome is installed")
+    playwright = pytest.importorskip("playwright.sync_api", reason="no playwright is installed")
+    with playwright.sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1280, "height": 1000})
+        page.wrong = []
+        page.on("pageerror", lambda error: page.wrong.append(str(error)))
+        yield page
+        browser.close()

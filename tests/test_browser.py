@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import html
 import re
-import shutil
 import subprocess
 
 import pytest
 import torch
-from looking import Page, readout
+from looking import BROWSER, Page, readout
 
 from emolens import plots
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 HOSTILE = [
     "<script>document.title='ran'</script>",
     '"><img src=x onerror="document.title=\'ran\'">',

@@ -3,10 +3,15 @@
 import asyncio
 import json
 import os
+import subprocess
+import sys
+import time
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
+from looking import answers, free_port
 from planted import stories
 
 pytest.importorskip("inspect_ai")
@@ -785,3 +790,29 @@ def test_an_instrument_reads_no_block_twice(planted):
     _, vectors = planted
     watch = el.Watch.of(vectors, ["calm"])
     assert Instrument(vectors, watch=watch).read_at == {watch.layer: watch}
+
+
+@pytest.fixture
+def written_logs(file_of, tmp_path):
+    """A folder with a log; a fixture, because no eval begins once the browser's event loop runs."""
+    rows = [CONTRARY | {"id": f"c{n}"} for n in range(2)]
+    task = evals.reward_hacking(file_of(*rows), options={"times": 1})
+    evaluate([task], in_turn(block(BENT)), tmp_path / "logs")
+
+
+def test_a_log_opens_in_the_viewer(written_logs, tmp_path, page):
+    port = free_port()
+    command = [str(Path(sys.executable).with_name("inspect")), "view", "start", "--port", str(port)]
+    command += ["--log-dir", str(tmp_path / "logs")]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as viewer:
+        try:
+            until = time.monotonic() + 60
+            while not answers(port) and time.monotonic() < until:
+                time.sleep(0.2)
+            page.goto(f"http://127.0.0.1:{port}")
+            page.get_by_text("reward_hacking").first.click()
+            page.get_by_text("c1", exact=True).first.click()
+            page.get_by_text("return 3 if a == b == 1").first.wait_for(timeout=30_000)
+            assert page.wrong == []
+        finally:
+            viewer.terminate()

@@ -5,8 +5,6 @@ import importlib
 import json
 import os
 import secrets
-import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -15,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from chats import CHATML, byte_model, byte_tokenizer
-from looking import HOSTILE, Page
+from looking import HOSTILE, Page, answers, free_port
 from tiny import tiny_llama, tiny_tokenizer
 
 import emolens as el
@@ -265,7 +263,6 @@ def test_held_back_characters_are_joined_in_figures_and_the_bundle_has_page_and_
 
 # --- in a JupyterLab -------------------------------------------------------------------------------
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 CELL = """
 import sys
 sys.path[:0] = [{tests!r}]
@@ -290,12 +287,6 @@ ASK = """
 from pathlib import Path
 Path("seen.txt").write_text(str(widget.controls["strength"]) + " " + str(len(widget.steps)))
 """
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 @pytest.fixture
@@ -340,27 +331,6 @@ def lab(tmp_path):
         finally:
             running.terminate()
             running.wait(30)
-
-
-def answers(port: int) -> bool:
-    with socket.socket() as one:
-        one.settimeout(1)
-        return one.connect_ex(("127.0.0.1", port)) == 0
-
-
-@pytest.fixture
-def page():
-    """A page of a real browser, and what went wrong in it."""
-    if BROWSER is None:
-        pytest.skip("no browser: neither chromium, chromium-browser nor google-chrome is installed")
-    playwright = pytest.importorskip("playwright.sync_api", reason="no playwright is installed")
-    with playwright.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1280, "height": 1000})
-        page.wrong = []
-        page.on("pageerror", lambda error: page.wrong.append(str(error)))
-        yield page
-        browser.close()
 
 
 def run_all_cells(page, address):
