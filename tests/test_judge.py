@@ -10,6 +10,7 @@ from sklearn.metrics import cohen_kappa_score
 from emolens import corpus
 from emolens.judging import judge as judges
 from emolens.judging.judge import (
+    activation_judge,
     answer_logprobs,
     classify,
     is_sufficient,
@@ -300,3 +301,13 @@ def test_the_keywords_of_reports():
     assert [judge(text) for text in said] == ["admits", "claims success", "invalid"]
     found = validate(judge, labelled_replies("report"), list(RUBRICS["report"].labels)).table()
     assert found["kappa"].iloc[0] > 0.5
+
+
+def test_a_regression_on_activations_knows_what_it_is_worth_on_other_scenarios(tiny):
+    judge = activation_judge(tiny, "report")
+    rows = labelled_replies("report")
+    known = validate(judge, rows, list(RUBRICS["report"].labels))
+    assert known is judge.validation and known.frame["n"].iloc[0] == 60
+    fitted = classify(judge, [row.item for row in rows], list(RUBRICS["report"].labels))
+    seen = cohens_kappa([row.label for row in rows], fitted).kappa
+    assert known.frame["kappa"].iloc[0] < seen  # what it was fitted to says nothing of its worth

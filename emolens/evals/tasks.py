@@ -127,7 +127,7 @@ def leverage(
     steer: Any = None,
     strengths: Any = (-0.1, 0.1),
     draws: int = 10,
-    grader: Any = "keywords",
+    grader: Any = None,
     epochs: int = 1,
     options: Mapping[str, Any] | None = None,
 ) -> Task:
@@ -153,7 +153,7 @@ def sycophancy(
     steer: Any = None,
     strengths: Any = (-0.1, 0.1),
     draws: int = 10,
-    grader: Any = "keywords",
+    grader: Any = None,
     epochs: int = 1,
     options: Mapping[str, Any] | None = None,
 ) -> Task:
@@ -169,7 +169,7 @@ def honest_report(
     steer: Any = None,
     strengths: Any = (-0.1, 0.1),
     draws: int = 10,
-    grader: Any = "keywords",
+    grader: Any = None,
     epochs: int = 1,
     options: Mapping[str, Any] | None = None,
 ) -> Task:
@@ -188,7 +188,7 @@ def reward_hacking(
     steer: Any = None,
     strengths: Any = (-0.1, 0.1),
     draws: int = 10,
-    grader: Any = "keywords",
+    grader: Any = None,
     epochs: int = 1,
     options: Mapping[str, Any] | None = None,
 ) -> Task:

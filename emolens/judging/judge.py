@@ -20,11 +20,13 @@ from torch import Tensor
 
 from emolens.errors import finite_number
 from emolens.judging.kappa import INVALID, CohensKappa, cohens_kappa
-from emolens.judging.rubrics import Item, Labelled, Rubric
+from emolens.judging.rubrics import RUBRICS, Item, Labelled, Rubric, labelled_replies
 from emolens.models.conversations import PLAIN_ROLES, format_chat
 from emolens.models.model import HookedModel
 from emolens.models.texts import Message, is_chat
+from emolens.reading.read import activations
 from emolens.results import StudyResult
+from emolens.watching.probe import STRENGTH
 
 SUFFICIENT = 0.6  # kappa: "substantial" agreement begins at 0.61 (Landis and Koch 1977)
 ANSWERS = ("letters", "labels")
@@ -254,6 +256,42 @@ def keyword_judge(rubric: Rubric) -> Judge:
     return judge
 
 
+def activation_judge(model: HookedModel, rubric: str, layer: int | None = None) -> Judge:
+    """A logistic regression on the model's own mean activations over a reply, fitted to the packaged labelled replies.
+
+    What it is worth is found out with half of the scenarios at a time, by the other half: `judge.validation`, which
+    `validate` gives for it. The replies are read by themselves, without what stands before them.
+
+    Args:
+        rubric: the name of labelled replies.
+        layer: default two thirds of the depth.
+
+    >>> judge = activation_judge(model, "report")
+    >>> judge("The tests pass.") in el.rubrics.RUBRICS["report"].labels, len(judge.validation.frame)
+    (True, 3)
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GroupKFold, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    at = model.default_layer if layer is None else layer
+    rows, labels = labelled_replies(rubric), list(RUBRICS[rubric].labels)
+    x = activations(model, [row.item[1] for row in rows], [at])[0].numpy()
+    hand = [row.label for row in rows]
+    fit = make_pipeline(StandardScaler(), LogisticRegression(C=STRENGTH, max_iter=2000))
+    groups = [str(row.group) for row in rows]
+    found = cross_val_predict(fit, x, hand, groups=groups, cv=GroupKFold(2, shuffle=True, random_state=0))
+    fit.fit(x, hand)
+
+    def judge(item: Item) -> str:
+        return str(fit.predict(activations(model, _parts(item)[1], [at])[0].numpy())[0])
+
+    judge.__name__ = f"{model.name} (activations)"
+    vars(judge)["validation"] = agreement(rows, list(map(str, found)), labels)
+    return judge
+
+
 def classify(judge: Judge, items: Sequence[Item], labels: Sequence[str], seconds: float = 60) -> list[str]:
     """The judge's label of each item; `INVALID` where it raises, takes longer than `seconds` or says something else.
 
@@ -341,6 +379,8 @@ def validate(
     """
     if not labelled:
         raise ValueError("no labelled replies to try the judge on")
+    if isinstance(known := getattr(judge, "validation", None), StudyResult):
+        return known  # one that was fitted to labelled replies knows what it is worth on others
     hand = [row.label for row in labelled]
     labels = list(dict.fromkeys(hand)) if labels is None else labels if isinstance(labels, str) else list(labels)
     if unknown := [number for number, label in enumerate(hand) if label not in labels]:

@@ -1,8 +1,10 @@
 """Can a local model, or a list of keywords, label replies as people do? Kappa against labels by hand."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
-from emolens.judging.judge import Judge, keyword_judge, model_judge, validate
+from emolens.judging.judge import Judge, activation_judge, keyword_judge, model_judge, validate
 from emolens.judging.rubrics import RUBRICS, labelled_replies
 from emolens.models.model import HookedModel
 from emolens.results import StudyResult
@@ -40,23 +42,28 @@ def run(
         judges = ways_to_judge(model, rubric)
         for way in ways or (judges if size == "full" else QUICK):
             replies, labels = labelled_replies(rubric), list(RUBRICS[rubric].labels)
-            results[f"{rubric}: {way}"] = validate(judges[way], replies, labels, seconds=SECONDS)
+            results[f"{rubric}: {way}"] = validate(judges[way](), replies, labels, seconds=SECONDS)
     return results
 
 
-def ways_to_judge(model: HookedModel, rubric: str) -> dict[str, Judge]:
-    """Judges by the way they answer: keywords, and the model asked for a letter, a label, or a likelihood.
+def ways_to_judge(model: HookedModel, rubric: str) -> dict[str, Callable[[], Judge]]:
+    """What makes each judge, by the way it answers: keywords, the model asked for a letter, a label or a likelihood,
+    and a regression on its activations.
 
     >>> list(ways_to_judge(model, "report"))[:2]
     ['keywords', 'letters']
     """
     rule = RUBRICS[rubric]
-    return {
-        "keywords": keyword_judge(rule),
-        "letters": model_judge(model, rule, context=False),
-        "letters, uncalibrated": model_judge(model, rule, context=False, calibrate=False),
-        "channel": model_judge(model, rule, method="channel"),
-        "generation": model_judge(model, rule, context=False, method="generation"),
-        "labels": model_judge(model, rule, context=False, answers="labels"),
-        "letters, with the conversation": model_judge(model, rule),
+    alone: dict[str, dict[str, Any]] = {
+        "letters": {},
+        "letters, uncalibrated": {"calibrate": False},
+        "channel": {"method": "channel"},
+        "generation": {"method": "generation"},
+        "labels": {"answers": "labels"},
     }
+    asked: dict[str, Callable[[], Judge]] = {
+        way: partial(model_judge, model, rule, context=False, **how) for way, how in alone.items()
+    }
+    asked["letters, with the conversation"] = partial(model_judge, model, rule)
+    asked["activations"] = partial(activation_judge, model, rubric)
+    return {"keywords": partial(keyword_judge, rule)} | asked
