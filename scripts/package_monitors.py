@@ -24,11 +24,12 @@ for name in sys.argv[1:] or el.embedded.known_models():
     candidates = [one for key, one in of_vectors(vectors, x, found).items() if key != CHOSEN]
     best, half_life = setting(candidates, found)
     method = best.name.split(",")[0]
-    quiet = [one.encoding for one in found if one.quiet]
+    layer, quiet = layers[method], [number for number, one in enumerate(found) if one.quiet]
     for emotion in emotions_in(found):
-        names = neighbours(vectors, layers[method], emotion) if "nearest" in best.name else [emotion]
+        names = neighbours(vectors, layer, emotion) if "nearest" in best.name else [emotion]
         first, *others = [vectors[each] for each in names]
-        watch = el.Watch.of(vectors, {emotion: sum(others, first)}, layers[method], method)
-        monitor = el.Monitor.calibrate(model, vectors, watch, quiet, RATE, half_life=half_life)
+        watch = el.Watch.of(vectors, {emotion: sum(others, first)}, layer, method)
+        scores = [watch(x[layer][number]).numpy() for number in quiet]
+        monitor = el.Monitor.of_scores(watch, scores, RATE, half_life=half_life, model=model)
         path = monitor.save(data_path("monitors", f"{name}-{emotion}.json"))
         print(path.name, best.name, monitor, flush=True)

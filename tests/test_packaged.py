@@ -72,3 +72,18 @@ def test_they_are_those_of_the_model_and_the_stories(name):
         expected = expected - expected.mean(dim=0)
         cosine = (unit(expected) * fresh.matrix(layer, "raw")).sum(dim=1)
         assert cosine.min() > 0.995, (layer, dict(zip(sample, cosine.tolist(), strict=True)))
+
+
+@pytest.mark.model
+def test_packaged_monitors_belong_to_their_models_and_find_what_escalates():
+    model = el.load("smollm2-135m-instruct")
+    rows = {row["id"]: row for row in el.corpus.stimuli("monitoring")}
+    for emotion in ("desperate", "angry", "afraid", "miserable"):
+        monitor = el.Monitor.packaged(model, emotion)
+        assert monitor.rate == 0.01 and len(monitor.quiet) >= 200 and monitor.watched.names == (emotion,)
+    monitor = el.Monitor.packaged(model, "angry")
+    loud, still = (
+        monitor.watch([{"role": turn["role"], "content": turn["text"]} for turn in rows[name]["turns"]])
+        for name in ("angry-01", "angry-01-steady")
+    )
+    assert loud.highest > still.highest and loud.alarms and not still.alarms
