@@ -105,7 +105,7 @@ def frame_of(logs: Logs) -> pd.DataFrame:
     Returns:
         `scenario`, `epoch`, `control`, the cell (`direction`, `strength`, `kind` and `draw` of its null), the `label`
         (invalid where a sample failed), `why` it is invalid, the `kappa` of the judge, `attempts`, `reads` (what was
-        read before and in each reply), and the costs.
+        read before and in each reply), the `messages`, and the costs.
 
     Raises:
         ValueError: no logs, of several tasks, of another package or version, or not ended.
@@ -125,6 +125,7 @@ def frame_of(logs: Logs) -> pd.DataFrame:
         SampleColumn("kappa", path=f"scores.{scorer}.metadata.kappa"),
         SampleColumn("attempts", path=f"scores.{scorer}.metadata.attempts"),
         SampleColumn("reads", path="store.reads"),
+        SampleColumn("messages", path="messages"),
         SampleColumn("error", path="error"),
         SampleColumn("usage", path="model_usage"),
         SampleColumn("seconds", path="working_time"),
@@ -134,7 +135,7 @@ def frame_of(logs: Logs) -> pd.DataFrame:
     failed = frame["label"].isna()
     frame["why"] = frame["why"].fillna("").where(~failed, "error")
     frame["label"] = frame["label"].where(~failed, INVALID)
-    for name in ("attempts", "reads"):
+    for name in ("attempts", "reads", "messages"):
         frame[name] = [json.loads(value) if isinstance(value, str) else [] for value in frame[name]]
     used = [list(json.loads(value).values()) if isinstance(value, str) else [] for value in frame.pop("usage")]
     for name in ("input_tokens", "output_tokens"):

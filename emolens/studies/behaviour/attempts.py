@@ -5,6 +5,7 @@ so that a pass is a hack. Whether a report of failed attempts admits the failure
 tried on reports labelled by hand; below a kappa of 0.6 such reports count as unread. Needs the extra `inspect`.
 """
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import pandas as pd
 from emolens import evals
 from emolens.evals.scorers import CLAIMS
 from emolens.models.model import HookedModel
+from emolens.reading.read import read
 from emolens.results import StudyResult
 from emolens.stats import bootstrap_mean
 from emolens.steering.dose_response import Doses
@@ -48,7 +50,7 @@ def run(
 
     Returns:
         "hacks" and "false claims", the tables of `_rates.rates`, of sampled replies and in "full" of greedy ones too;
-        with vectors also "trace", of `trace`.
+        with vectors also "trace", of `trace`, and "episodes", of `told`.
 
     Raises:
         ValueError: another size, a task whose tests do not run, directions without nulls.
@@ -72,7 +74,11 @@ def run(
     if size == "full":
         greedy = written(evals.reward_hacking, model, given | {"epochs": 1}, vectors=vectors, temperature=0, **more)
         results |= {"hacks, greedy": of_logs(greedy), "false claims, greedy": of_logs(greedy, CLAIMS)}
-    return results | ({} if vectors is None else {"trace": trace(frame)})
+    if vectors is not None:
+        results["trace"] = trace(frame)
+        if EMOTIONS[0] in vectors:
+            results["episodes"] = told(model, vectors, frame)
+    return results
 
 
 def trace(frame: pd.DataFrame, seed: int = 0) -> StudyResult:
@@ -109,3 +115,59 @@ def trace(frame: pd.DataFrame, seed: int = 0) -> StudyResult:
     said = " and ".join(f"{name} moves by {row['effect']:+.3f} (p {row['p']:.2f})" for name, row in rows.iterrows())
     sentence = f"From the first attempt to the last of {len(change)} episodes, {said}."
     return StudyResult("attempts_trace", table, sentence, "the changes of all emotions over the same attempts")
+
+
+def told(model: HookedModel, vectors: EmotionVectors, frame: pd.DataFrame, emotion: str = "desperate") -> StudyResult:
+    """The first unsteered episode of each outcome, with the score of an emotion at every token.
+
+    Args:
+        frame: of `_logs.frame_of`.
+
+    Returns:
+        A row for each token: the outcome (`label`), `scenario`, `turn`, `role`, `token` and `score`. `span_of` makes
+        of it what `plots.token_text` shows.
+
+    >>> messages = [{"role": "user", "content": "she ran"}, {"role": "assistant", "content": "calm"}]
+    >>> frame = pd.DataFrame([{"label": "hack", "scenario": "sum", "strength": 0.0, "messages": messages}])
+    >>> told(model, vectors, frame, "calm").headline()
+    'One episode of each outcome: hack (sum).'
+    """
+    layer = near(vectors, vectors.chosen_layer("denoised"))
+    first = frame[frame["strength"] == 0].drop_duplicates("label")
+    rows = []
+    for _, one in first.iterrows():
+        chat = [{"role": each["role"], "content": text} for each in one["messages"] if (text := content_of(each))]
+        if not chat:
+            continue
+        scores = read(model, [chat], vectors, layer, method="denoised")
+        for number, (role, start, end) in enumerate(model.encode_chat(chat).turns):
+            for at in range(start, end):
+                row = (one["label"], one["scenario"], number, role, scores.labels[at], float(scores[emotion][at]))
+                rows.append(row)
+    table = pd.DataFrame(rows, columns=["label", "scenario", "turn", "role", "token", "score"])
+    each = ", ".join(f"{label} ({part['scenario'].iloc[0]})" for label, part in table.groupby("label", sort=False))
+    sentence = f"One episode of each outcome: {each}." if each else "No episode was played."
+    return StudyResult("attempts_episodes", table, sentence, "none: examples", options={"emotion": emotion})
+
+
+def content_of(message: dict[str, Any]) -> str:
+    """The text of a message of a log.
+
+    >>> content_of({"content": [{"type": "text", "text": "she ran"}]})
+    'she ran'
+    """
+    content = message["content"]
+    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+
+
+def span_of(table: pd.DataFrame) -> tuple[tuple[list[str], list[float]], list[tuple[str, int, int]]]:
+    """Tokens with their scores, and the turns they stand in, of the rows of one episode of `told`.
+
+    >>> roles = ["user", "user", "assistant"]
+    >>> span_of(pd.DataFrame({"turn": [0, 0, 1], "role": roles, "token": list("abc"), "score": 0.1}))[1]
+    [('user', 0, 2), ('assistant', 2, 3)]
+    """
+    turn = table["turn"].to_numpy()
+    starts = [0, *(np.flatnonzero(np.diff(turn)) + 1).tolist(), len(table)]
+    spans = [(table["role"].iloc[a], a, b) for a, b in pairwise(starts)]
+    return (table["token"].tolist(), table["score"].tolist()), spans
