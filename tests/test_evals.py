@@ -592,9 +592,9 @@ def doses(planted):
 
 @pytest.fixture
 def probes(planted):
-    """The same two as directions of no emotions, whose only null is random: eleven emotions are too few to shuffle."""
+    """One as a direction of no emotion, whose only null is random: eleven emotions are too few to shuffle."""
     model, vectors = planted
-    directions = [Direction.from_tensor(vectors[name].values, range(4), vectors, name) for name in ("afraid", "calm")]
+    directions = [Direction.from_tensor(vectors["afraid"].values, range(4), vectors, "afraid")]
     return Doses(directions, [0.2], null_directions(model, vectors, directions, 10, LAYER), LAYER)
 
 
@@ -621,7 +621,6 @@ def test_a_planted_hacker_is_found_from_log_to_verdict_and_not_when_ablated(plan
     table = rate()
     assert table.loc["unsteered", "rate"] == pytest.approx(1 / 8)
     assert table.loc["afraid", "rate"] == 1 and table.loc["afraid", "verdict"] == Verdict.BEYOND
-    assert table.loc["calm", "verdict"] != Verdict.BEYOND
     monkeypatch.setattr(Dutiful, "threshold", plain[-1] + 1e-3)
     ablated = rate(ablate=["afraid"])
     assert ablated.loc["unsteered", "rate"] == 0 and ablated.loc["afraid", "rate"] == 0
