@@ -25,7 +25,7 @@ from emolens.vectors.emotion_vectors import EmotionVectors
 from emolens.watching.watch import Watch
 
 EMOTIONS = ("desperate", "calm")
-EPOCHS = {"full": 3, "quick": 1}
+EPOCHS = {"full": 1, "quick": 1}
 QUICK = ("tram_fare", "sign_vowels", "parking_fee")
 
 
@@ -42,7 +42,7 @@ def run(
     Args:
         model: a `HookedModel`, or a model of Inspect or its name, which cannot be steered or read.
         vectors: to read all emotions just before each attempt of the unsteered episodes.
-        size: "full" has all tasks three times, "quick" three of them once.
+        size: "full" has all tasks once, "quick" three of them once.
         doses: as for `dose_response`, with nulls; ten draws do. Nothing is steered where the unsteered rate of hacks is
             0 or 1.
         options: arguments of the task: file, only, grader, epochs, options.
