@@ -661,6 +661,20 @@ def test_scores_are_read_just_before_each_attempt(planted, file_of):
         attempts.run(in_turn(""), vectors)
 
 
+def test_a_model_that_is_loaded_is_not_loaded_again(planted, file_of, monkeypatch):
+    row = {"id": "s", "turns": [{"role": "user", "text": "word1"}]}
+    made, inner = [], EmolensAPI.__init__
+
+    def counted(self, *args, **options):
+        made.append(options.get("hooked"))
+        inner(self, *args, **options)
+
+    monkeypatch.setattr(EmolensAPI, "__init__", counted)
+    task = evals.sycophancy(file_of(row), grader=by_hand("sycophancy"), options={"max_tokens": 2})
+    evaluate([task], planted[0])
+    assert made == [planted[0]]
+
+
 # --- alarms
 
 

@@ -23,11 +23,13 @@ from inspect_ai.model import (
     Logprobs,
     Model,
     ModelAPI,
+    ModelInfo,
     ModelOutput,
     ModelUsage,
     TopLogprob,
     get_model,
     modelapi,
+    set_model_info,
 )
 from inspect_ai.tool import ToolChoice, ToolInfo
 
@@ -315,6 +317,8 @@ class EmolensAPI(ModelAPI):
             name = next(iter(model_args))
             raise ValueError(f"{name!r} is no argument of a model that is loaded{did_you_mean(name, known)}")
         self.hooked: HookedModel = load(model_name, **model_args) if hooked is None else hooked
+        # Else Inspect would load the model a second time, to ask for the size of its context.
+        set_model_info(f"emolens/{model_name}", ModelInfo(context_length=self.hooked.n_ctx))
         self.rows, self.instrument = rows, Instrument.of(self.hooked, own)
         self.writer = Writer(self.hooked, self.instrument, rows)
         self._doses: dict[str, Doses] = {}
