@@ -56,6 +56,7 @@ def evaluate(tasks: Sequence[Task], model: Any, log_dir: str | Path | None = Non
     folder = str(log_dir) if log_dir is not None else tempfile.mkdtemp(prefix="emolens-logs-")
     settled: dict[str, Any] = {
         "display": "none",
+        "log_buffer": 1,
         "retry_attempts": 0,
         "retry_immediate": False,
         "fail_on_error": False,
