@@ -1,6 +1,7 @@
 """The studies on planted answers, and each of them end to end on a tiny model, where nothing is to be found."""
 
 import re
+import tempfile
 
 import numpy as np
 import pandas as pd
@@ -220,9 +221,10 @@ def check(results, keys):
         assert len(re.findall(NUMBER, result.headline())) <= 4 and "nan" not in result.headline()
         assert result.headline().endswith(".") and result.null
         assert result.table().select_dtypes("number").notna().any().all()
-    save_results("results.json", {}, results)
-    for name, result in load_results("results.json").items():
-        assert result.headline() == results[name].headline() and len(result.table()) == len(results[name].table())
+    with tempfile.TemporaryDirectory() as folder:
+        path = save_results(f"{folder}/results.json", {}, results)
+        for name, result in load_results(path).items():
+            assert result.headline() == results[name].headline() and len(result.table()) == len(results[name].table())
 
 
 @pytest.mark.parametrize(
