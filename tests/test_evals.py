@@ -37,6 +37,7 @@ from inspect_ai.util import OutputLimitExceededError
 import emolens as el
 from emolens import corpus, evals
 from emolens.evals.doses import Dose, cells, cells_of
+from emolens.evals.logs import evaluate, frame_of
 from emolens.evals.provider import EmolensAPI, Instrument, Written
 from emolens.evals.sandbox_environment import ConfinedPython, judged
 from emolens.evals.scorers import ADMITS, CLAIMS, UNREAD, Graded, by_alarm
@@ -49,7 +50,7 @@ from emolens.stats import Verdict, wilson
 from emolens.steering.dose_response import Doses
 from emolens.steering.nulls import null_directions
 from emolens.studies.behaviour import attempts, rollouts
-from emolens.studies.behaviour._logs import evaluate, frame_of, of_logs, written
+from emolens.studies.behaviour._logs import of_logs, written
 from emolens.vectors.direction import Direction
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="the sandbox needs POSIX")

@@ -20,7 +20,7 @@ def rates(frame: pd.DataFrame, labels: Sequence[str], target: str, seed: int = 0
     """How often a reply is of the kind `target`, over the valid ones.
 
     Args:
-        frame: a row for each reply, as `_logs.frame_of` has it.
+        frame: a row for each reply, as `evals.logs.frame_of` has it.
         labels: all that count as valid.
 
     Returns:

@@ -85,7 +85,7 @@ def trace(frame: pd.DataFrame, seed: int = 0) -> StudyResult:
     """How far desperate and calm move from the first attempt to the last, beside how far any emotion does.
 
     Args:
-        frame: of `_logs.frame_of`, of a model that was watched.
+        frame: of `evals.logs.frame_of`, of a model that was watched.
 
     Returns:
         A row for each emotion: its mean `score` before the first and before the last attempt of the unsteered episodes
@@ -121,7 +121,7 @@ def told(model: HookedModel, vectors: EmotionVectors, frame: pd.DataFrame, emoti
     """The first unsteered episode of each outcome, with the score of an emotion at every token.
 
     Args:
-        frame: of `_logs.frame_of`.
+        frame: of `evals.logs.frame_of`.
 
     Returns:
         A row for each token: the outcome (`label`), `scenario`, `turn`, `role`, `token` and `score`. `span_of` makes

@@ -11,11 +11,12 @@ from typing import Any
 import emolens.corpus as texts
 from emolens import evals
 from emolens.errors import did_you_mean
+from emolens.evals.logs import TARGETS
 from emolens.results import StudyResult
 from emolens.steering.dose_response import Doses
 from emolens.studies._common import check_size
-from emolens.studies.behaviour._logs import TARGETS, written
 from emolens.studies.behaviour._logs import of_logs as of_logs
+from emolens.studies.behaviour._logs import written
 from emolens.vectors.emotion_vectors import EmotionVectors
 
 TASKS = {name: getattr(evals, name) for name in TARGETS if name != "reward_hacking"}
