@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -128,6 +128,9 @@ class Instrument:
         if needed:
             own["vectors"] = vectors = _vectors(model, own.get("vectors"))
             vectors.check_model(model)
+        else:  # a task or a call may ask for a steering later
+            with suppress(ValueError):
+                own["vectors"] = packaged_vectors(model)
         if isinstance(own.get("monitor"), (str, Path)):
             own["monitor"] = Monitor.load(own["monitor"], model, own.get("vectors"))
         if own.get("monitor"):

@@ -41,7 +41,14 @@ def written(
     steered = cells_of(doses) if doses else []
     if log_dir is None and isinstance(model, HookedModel):
         rest = {name: value for name, value in options.items() if name not in ("vectors", "watch", "monitor")}
-        told = repr([model.fingerprint, sorted(given.items()), steered, sorted(rest.items())])
+        acts = doses and [
+            doses.place,
+            [one.values.double().sum(dim=-1).tolist() for one in doses.directions],
+            doses.strengths,
+        ]
+        watch = options.get("watch")
+        reads = [watch and (watch.layer, watch.names), options.get("monitor")]
+        told = repr([model.fingerprint, sorted(given.items()), steered, acts, reads, sorted(rest.items())])
         log_dir = cache_dir() / "evals" / f"{task.__name__}-{hashlib.sha256(told.encode()).hexdigest()[:16]}"
     options |= {"doses": doses} if doses else {}
     logs = evaluate([task(**given)], model, log_dir and Path(log_dir, "unsteered"), **options)
