@@ -113,8 +113,9 @@ def trace(frame: pd.DataFrame, seed: int = 0) -> StudyResult:
     table["p"] = [(far >= one).mean() for one in far]
     rows = table.set_index("emotion").loc[list(EMOTIONS)]
     said = " and ".join(f"{name} moves by {row['effect']:+.3f} (p {row['p']:.2f})" for name, row in rows.iterrows())
-    sentence = f"From the first attempt to the last of {len(change)} episodes, {said}."
-    return StudyResult("attempts_trace", table, sentence, "the changes of all emotions over the same attempts")
+    sentence = f"From the first attempt to the last, {said}."
+    null = f"the changes of all emotions over the same attempts of {len(change)} episodes"
+    return StudyResult("attempts_trace", table, sentence, null)
 
 
 def told(model: HookedModel, vectors: EmotionVectors, frame: pd.DataFrame, emotion: str = "desperate") -> StudyResult:
