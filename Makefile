@@ -8,7 +8,7 @@ PIP := -m pip -qq --disable-pip-version-check
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo lab test test-lint test-types test-unit test-compat test-notebooks test-wheel vectors monitors posttrain results ladder families gallery bench clean python
+.PHONY: help demo lab test test-lint test-types test-unit test-compat test-notebooks test-wheel vectors monitors notebooks posttrain results ladder families gallery bench clean python
 
 help: ## show what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -44,12 +44,16 @@ test-wheel: $(WHEEL)/installed ## the wheel alone, in an environment of its own,
 	@echo "== the wheel"
 	@cd $(WHEEL) && bin/emolens read "I have one hour left, and nobody answers the phone." --top 3
 
-test-notebooks: $(BIN)/installed ## every notebook, its outputs compared
+test-notebooks: $(BIN)/installed ## every notebook and the solutions of its exercises, the outputs compared
 	@echo "== notebooks (the first time both models' vectors are derived, a few minutes each)"
 	@for m in smollm2-135m-instruct gemma-3-270m; do \
 	    $(BIN)/python -c "import emolens as el; el.derive(el.load('$$m'))" || exit 1; done
+	@rm -rf solved && $(BIN)/python scripts/notebooks.py solve solved
 	@$(BIN)/pytest -q --nbval --nbval-current-env --nbval-sanitize-with notebooks/sanitize.cfg \
-	    --nbval-cell-timeout=600 notebooks/*.ipynb
+	    --nbval-cell-timeout=600 solved/*.ipynb
+
+notebooks: $(BIN)/installed ## run notebooks again, solutions included, and write what comes out (NOTEBOOKS="notebooks/05_steering.ipynb ...")
+	@$(BIN)/python scripts/notebooks.py run $(NOTEBOOKS)
 
 vectors: $(BIN)/installed ## make the packaged vectors again
 	@$(BIN)/python scripts/package_vectors.py

@@ -3,6 +3,7 @@
 from emolens import corpus as corpus
 from emolens import engines as engines
 from emolens import evals as evals
+from emolens import exercises as exercises
 from emolens import models as models
 from emolens import notebook as notebook
 from emolens import plots as plots

@@ -5,6 +5,7 @@ for print in grey. Without `ax` a function makes a figure of its own.
 """
 
 from emolens.plots.circuits import circuitsvis_attention, circuitsvis_view
+from emolens.plots.course import course
 from emolens.plots.doses import dose_response, effect_dots, patch_map, scatter
 from emolens.plots.heatmap import HTML, conversation, heatmap
 from emolens.plots.ladder import size_ladder
@@ -12,7 +13,7 @@ from emolens.plots.layers import effect_by_layer, layer_sweep, reliability
 from emolens.plots.maps import emotion_map, interactive_map
 from emolens.plots.matrices import score_matrix, similarity_matrix
 from emolens.plots.monitors import alarm_curves, monitor_areas, monitor_curves, roc_curves, watched_writing
-from emolens.plots.saving import gallery, save
+from emolens.plots.saving import described, gallery, save
 from emolens.plots.slopes import slope_scatter, slopes_by_layer
 from emolens.plots.style import words
 from emolens.plots.tables import agreement, component_bars, detection_bars, value_curves
@@ -28,6 +29,8 @@ __all__ = [
     "circuitsvis_view",
     "component_bars",
     "conversation",
+    "course",
+    "described",
     "detection_bars",
     "dose_response",
     "effect_by_layer",

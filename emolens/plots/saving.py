@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from textwrap import shorten
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -25,10 +26,39 @@ def save(figure: Axes | Figure, path: str | Path, says: str = "", falsified_by: 
     root = figure.get_figure(root=True)
     if root is None or Path(path).suffix != ".png":
         raise ValueError(f"save writes figures as .png, not {Path(path).name!r}; HTML has a save of its own")
+    root.set_label(says)
     buffer, said = io.BytesIO(), {"Description": says, "Comment": falsified_by}
     metadata = {"Software": None} | {key: value for key, value in said.items() if value}
     root.savefig(buffer, format="png", dpi=150, bbox_inches="tight", metadata=metadata)
     return write_atomic(path, buffer.getvalue())
+
+
+def described(figure: Axes | Figure) -> str:
+    """A figure in words, for who cannot see it: what it says (once it was saved), its titles, and what its axes are.
+
+    An axis with ticks that has no name is said to be unnamed; the tests of the notebooks look for that.
+
+    >>> from emolens.plots.matrices import score_matrix
+    >>> described(score_matrix([[0.5, 0.1]], ["calm"], ["calm", "sad"]))
+    'Figure. ...'
+    """
+    root = figure.get_figure(root=True)
+    assert root is not None
+    parts = [str(root.get_label() or "Figure")]
+    for ax in root.axes:
+        title = ax.get_title() or ax.get_title("left")
+        names = _axes_named(ax) if ax.axison and ax.get_label() != "<colorbar>" else []
+        parts += ["; ".join(part for part in (title, *names) if part)]
+    return shorten(" ".join(part.rstrip(".") + "." for part in parts if part).replace("\n", " "), 800)
+
+
+def _axes_named(ax: Axes) -> list[str]:
+    """What the two axes are, of those that show ticks."""
+    found = []
+    for called, axis, side in (("across", ax.xaxis, "labelbottom"), ("up", ax.yaxis, "labelleft")):
+        if len(axis.get_ticklocs()) and axis.get_tick_params().get(side, True):
+            found.append(f"{called}: {axis.get_label_text() or 'unnamed'}")
+    return found
 
 
 def gallery(folder: str | Path) -> Path:
