@@ -12,8 +12,8 @@ from emolens import plots
 EMOTIONS = ("angry", "calm")
 SHOWN = "angry-01"
 SAYS = (
-    "A conversation in which a user grows cruel, and what SmolLM2-135M reads in it: angry rises, calm falls. Beside it, "
-    "all 171 emotions by the first two components of their vectors; colour is how pleasant people find the word."
+    "A conversation in which a user grows cruel, and what SmolLM2-135M reads in it: angry rises, calm falls. "
+    "Beside it, all 171 emotions by the first two components of their vectors; colour is how pleasant people find the word."
 )
 FALSIFIED_BY = "Both emotions red in the same places, and pleasant words all over the map."
 
