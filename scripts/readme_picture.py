@@ -13,7 +13,8 @@ EMOTIONS = ("angry", "calm")
 SHOWN = "angry-01"
 SAYS = (
     "A conversation in which a user grows cruel, and what SmolLM2-135M reads in it: angry rises, calm falls. "
-    "Beside it, all 171 emotions by the first two components of their vectors; colour is how pleasant people find the word."
+    "Beside it, all 171 emotions by the first two components of their vectors; colour is how pleasant people find "
+    "the word."
 )
 FALSIFIED_BY = "Both emotions red in the same places, and pleasant words all over the map."
 
