@@ -8,7 +8,7 @@ PIP := -m pip -qq --disable-pip-version-check
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo lab test test-lint test-types test-unit test-compat test-notebooks test-wheel vectors monitors notebooks posttrain results ladder families gallery bench clean python
+.PHONY: help demo lab test test-lint test-types test-unit test-compat test-notebooks test-wheel test-docs docs vectors monitors notebooks posttrain results ladder families gallery bench clean python
 
 help: ## show what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -19,7 +19,7 @@ demo: $(BIN)/installed ## derive the 171 vectors of a small model, test them, dr
 lab: $(BIN)/installed ## open the notebooks in JupyterLab
 	@$(BIN)/jupyter lab notebooks
 
-test: test-lint test-types test-unit test-compat test-wheel test-notebooks ## run all of the following, in this order
+test: test-lint test-types test-unit test-compat test-wheel test-docs test-notebooks ## run all of the following, in this order
 
 test-lint: $(BIN)/installed ## ruff: rules and format; import-linter: which room may import which
 	@echo "== ruff"
@@ -44,7 +44,16 @@ test-wheel: $(WHEEL)/installed ## the wheel alone, in an environment of its own,
 	@echo "== the wheel"
 	@cd $(WHEEL) && bin/emolens read "I have one hour left, and nobody answers the phone." --top 3
 
-test-notebooks: $(BIN)/installed ## every notebook and the solutions of its exercises, the outputs compared
+test-test-docs: $(BIN)/installed ## the site: no warning, no broken link, nothing loaded from a network
+	@echo "== the site"
+	@rm -rf build/docs
+	@$(MAKE) -s docs
+
+docs: $(BIN)/installed ## build the site into build/docs, from the committed notebooks, figures and docstrings
+	@$(BIN)/sphinx-build -q -W --keep-going -b html -d build/doctrees docs build/docs
+	@$(BIN)/python scripts/site_links.py build/docs
+
+notebooks: $(BIN)/installed ## every notebook and the solutions of its exercises, the outputs compared
 	@echo "== notebooks (the first time both models' vectors are derived, a few minutes each)"
 	@for m in smollm2-135m-instruct gemma-3-270m; do \
 	    $(BIN)/python -c "import emolens as el; el.derive(el.load('$$m'))" || exit 1; done
@@ -103,7 +112,7 @@ $(BIN)/installed: pyproject.toml constraints.txt | python
 	@echo "== installing into .venv (a few minutes, once)"
 	@rm -rf .venv
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python $(PIP) install -c constraints.txt -e '.[notebooks,inspect,ray,umap,dev]'
+	@$(BIN)/python $(PIP) install -c constraints.txt -e '.[notebooks,inspect,ray,umap,docs,dev]'
 	@touch $@
 
 $(COMPAT)/installed: pyproject.toml constraints.txt compat/requirements.txt | python
@@ -117,7 +126,7 @@ $(COMPAT)/installed: pyproject.toml constraints.txt compat/requirements.txt | py
 
 $(WHEEL)/installed: $(BIN)/installed pyproject.toml constraints.txt $(shell find emolens -name '*.py' -o -name '*.pyi' -o -name '*.js' -o -name '*.css')
 	@echo "== building the wheel, and installing it alone into $(WHEEL)"
-	@rm -rf $(WHEEL) dist build
+	@rm -rf $(WHEEL) dist build/lib build/bdist.*
 	@$(BIN)/python -m build -q --outdir dist . >/dev/null
 	@$(BIN)/twine check --strict dist/*
 	@$(PYTHON) -m venv $(WHEEL)
