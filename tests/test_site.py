@@ -122,9 +122,10 @@ def test_a_notebook_of_any_make_becomes_a_page_with_one_title_and_its_outputs(pa
         v4.new_output("display_data", {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "bar"}),
     ]
     prose = "# One\n\n[data](../emolens/data/README.md) [code](../emolens/cli.py)\n\n```python\n# none\n```\n\n# Two"
-    cells = [v4.new_markdown_cell(prose), v4.new_code_cell("1", outputs=outputs)]
+    cells = [v4.new_markdown_cell(prose), v4.new_code_cell("# NBVAL_IGNORE_OUTPUT\n1", outputs=outputs)]
     page = pages.cleaned(v4.new_notebook(cells=cells, metadata={"widgets": {}}), "05_steering.ipynb")
     assert [one.text for one in page.cells[1].outputs] == ["shown"] and "widgets" not in page.metadata
+    assert page.cells[1].source == "1"
     assert page.cells[0].source == prose.replace("\n# Two", "\n## Two").replace(
         "(../emolens/data/README.md)", "(../about/data.md)"
     ).replace("[code](../emolens/cli.py)", "code")

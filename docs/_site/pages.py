@@ -27,6 +27,7 @@ ELSEWHERE = {"README.md": "index.md", "docs/models.json": "models.md"}  # shown 
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\[\]]*\])*)\]\(([^()\s]+)\)")
 FENCE = re.compile(r"(?m)^ *(```+|~~~+).*?^ *\1 *$", re.DOTALL)
 HEADING = re.compile(r"(?m)^(#{1,5}) ")
+MARK = re.compile(r"(?m)^# NBVAL_\w+\n")  # is for the tests alone
 PICTURES = (".png", ".svg", ".jpg", ".jpeg", ".gif")
 MARKS = {"works": ("yes", "works"), "slower": ("slower", "slower"), "refused": ("no", "refused")}
 
@@ -83,7 +84,7 @@ def relinked(text: str, source: str, page: str) -> str:
 
 
 def cleaned(notebook: nbformat.NotebookNode, name: str) -> nbformat.NotebookNode:
-    """A notebook as a page: no progress bars, no warnings, links to pages, one title.
+    """A notebook as a page: no progress bars, warnings or marks of tests; links to pages, one title.
 
     Widgets are left out with their state, as a page has no kernel for them.
     """
@@ -91,6 +92,7 @@ def cleaned(notebook: nbformat.NotebookNode, name: str) -> nbformat.NotebookNode
     titles = 0
     for cell in notebook.cells:
         if cell.cell_type == "code":
+            cell.source = MARK.sub("", cell.source)
             shown = [one for one in cell.outputs if one.get("name") != "stderr"]
             cell.outputs = [one for one in shown if not any("widget-view" in kind for kind in one.get("data", {}))]
             continue
