@@ -101,6 +101,7 @@ bench: $(BIN)/installed ## measure speed and memory against other ways to do it
 
 clean: ## remove the environments and what the tools left
 	rm -rf .venv $(COMPAT) $(WHEEL) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf docs/api/*.rst docs/course/*.ipynb docs/_static/plotly.min.js
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 python:

@@ -159,6 +159,13 @@ def written(value: Any) -> ast.FunctionDef | ast.ClassDef | None:
     return tree.body[0] if isinstance(tree.body[0], (ast.FunctionDef, ast.ClassDef)) else None
 
 
+def unquoted(annotation: ast.expr | None) -> ast.expr | None:
+    """An annotation that was written as a string, as those of a class within itself are."""
+    if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
+        return ast.parse(annotation.value, mode="eval").body
+    return annotation
+
+
 def of_dataclass(value: type) -> str:
     """The arguments of a dataclass, as its fields are written."""
     fields = dataclasses.fields(value)
@@ -195,7 +202,10 @@ def signature(
     first = [*arguments.posonlyargs, *arguments.args][:1]
     if what in ("class", "method") and first and first[0].arg in ("self", "cls"):
         (arguments.posonlyargs or arguments.args).pop(0)
-    return f"({ast.unparse(arguments)})", ast.unparse(found.returns) if found.returns and what != "class" else None
+    for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs):
+        argument.annotation = unquoted(argument.annotation)
+    result = unquoted(found.returns) if what != "class" else None
+    return f"({ast.unparse(arguments)})", ast.unparse(result) if result else None
 
 
 def docstring(_: Sphinx, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:

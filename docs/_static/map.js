@@ -12,7 +12,7 @@
     const axis = { gridcolor: line, zerolinecolor: line, linecolor: line, automargin: true };
     const layout = Object.assign({}, figure.layout, {
       autosize: true,
-      height: small() ? 520 : 620,
+      height: small() ? 560 : 620,
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
       font: { color: ink, family: "system-ui, sans-serif" },
@@ -22,7 +22,7 @@
     layout.yaxis = Object.assign({}, figure.layout.yaxis, axis);
     if (small()) {
       layout.margin = { l: 40, r: 4, t: 8, b: 40 };
-      layout.legend = Object.assign({}, layout.legend, { font: { size: 10 } });
+      layout.legend = Object.assign({}, layout.legend, { font: { size: 10 }, y: -0.25, yanchor: "top" });
       if (layout.coloraxis) {
         layout.coloraxis = Object.assign({}, layout.coloraxis);
         layout.coloraxis.colorbar = { title: { text: "valence", side: "top" }, orientation: "h", y: 1.02, thickness: 10 };
@@ -34,19 +34,20 @@
       if (!String(marker.symbol).endsWith("-open")) marker.line = { color: ink, width: 0.6 }; // dark ones nearly
       return Object.assign({}, trace, { marker });
     });
-    window.Plotly.react(place, data, layout, { displaylogo: false, responsive: true, displayModeBar: false });
+    window.Plotly.purge(place);
+    window.Plotly.newPlot(place, data, layout, { displaylogo: false, responsive: true, displayModeBar: false });
   }
 
   function start() {
     document.querySelectorAll(".emotion-map").forEach((place) => {
       const source = place.nextElementSibling;
-      const figure = JSON.parse(source.textContent);
-      draw(place, figure);
-      new MutationObserver(() => draw(place, figure)).observe(document.documentElement, {
+      const show = () => draw(place, JSON.parse(source.textContent)); // afresh: plotly keeps what it once drew
+      show();
+      new MutationObserver(show).observe(document.documentElement, {
         attributes: true,
         attributeFilter: ["data-theme"],
       });
-      window.matchMedia("(max-width: 600px)").addEventListener("change", () => draw(place, figure));
+      window.matchMedia("(max-width: 600px)").addEventListener("change", show);
     });
   }
 
