@@ -129,6 +129,11 @@ def test_a_notebook_of_any_make_becomes_a_page_with_one_title_and_its_outputs(pa
     assert page.cells[0].source == prose.replace("\n# Two", "\n## Two").replace(
         "(../emolens/data/README.md)", "(../about/data.md)"
     ).replace("[code](../emolens/cli.py)", "code")
+    markup = '<a href="06_preferences.ipynb#x">on</a><img src="../figures/widget.png" alt="">![](attachment:a.png)'
+    cell = v4.new_markdown_cell(f"# One\n\n{markup}", attachments={"a.png": {"image/png": "AAAA"}})
+    shown = pages.cleaned(v4.new_notebook(cells=[cell]), "05_steering.ipynb").cells[0].source
+    assert '<a href="06_preferences.html#x">' in shown and '<img src="data:image/png;base64,iVBOR' in shown
+    assert "![](data:image/png;base64,AAAA)" in shown
     untitled = pages.cleaned(v4.new_notebook(cells=[v4.new_code_cell("1")]), "05_steering.ipynb")
     assert pages.title_of(untitled) == "05 steering"
 

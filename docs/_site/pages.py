@@ -4,8 +4,10 @@ They are written into `docs/` before Sphinx looks for pages, and git ignores the
 the site becomes a link to that page; a link to another file of the repository keeps its words alone.
 """
 
+import base64
 import html
 import json
+import mimetypes
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -25,6 +27,8 @@ COPIED = {  # a file of the repository, and the page it becomes
 }
 ELSEWHERE = {"README.md": "index.md", "docs/models.json": "models.md"}  # shown by pages of another make
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\[\]]*\])*)\]\(([^()\s]+)\)")
+ATTRIBUTE = re.compile(r"""\b(src|href)=(["'])([^"':#]+)(#[^"']*)?\2""")  # of markup in Markdown
+ATTACHED = re.compile(r"\(attachment:([^()\s]+)\)")
 FENCE = re.compile(r"(?m)^ *(```+|~~~+).*?^ *\1 *$", re.DOTALL)
 HEADING = re.compile(r"(?m)^(#{1,5}) ")
 MARK = re.compile(r"(?m)^# NBVAL_\w+\n")  # is for the tests alone
@@ -80,7 +84,33 @@ def relinked(text: str, source: str, page: str) -> str:
             return f"![{words}]({os.path.relpath(ROOT / file, here).replace(os.sep, '/')})"
         return words
 
-    return outside_code(text, lambda prose: LINK.sub(link, prose))
+    def attribute(found: re.Match[str]) -> str:
+        name, quote, path, anchor = found.groups()
+        file = os.path.normpath(PurePosixPath(source).parent / path).replace(os.sep, "/")
+        if name == "src" and (ROOT / file).suffix in PICTURES and (ROOT / file).exists():
+            return f"src={quote}{within(ROOT / file)}{quote}"
+        if shown := page_of(file):
+            place = os.path.relpath((DOCS / shown).with_suffix(".html"), (DOCS / page).parent).replace(os.sep, "/")
+            return f"{name}={quote}{place}{anchor or ''}{quote}"
+        return found[0]
+
+    return outside_code(text, lambda prose: ATTRIBUTE.sub(attribute, LINK.sub(link, prose)))
+
+
+def within(picture: Path) -> str:
+    """A picture as an address that holds it: Sphinx does not look for pictures in markup."""
+    kind = mimetypes.guess_type(picture.name)[0]
+    return f"data:{kind};base64,{base64.b64encode(picture.read_bytes()).decode()}"
+
+
+def attached(cell: nbformat.NotebookNode) -> str:
+    """The Markdown of a cell, with the pictures that are attached to it."""
+
+    def shown(found: re.Match[str]) -> str:
+        kind, data = next(iter(cell.attachments[found[1]].items()))
+        return f"(data:{kind};base64,{''.join(data).strip()})"
+
+    return ATTACHED.sub(shown, cell.source) if cell.get("attachments") else cell.source
 
 
 def cleaned(notebook: nbformat.NotebookNode, name: str) -> nbformat.NotebookNode:
@@ -96,7 +126,7 @@ def cleaned(notebook: nbformat.NotebookNode, name: str) -> nbformat.NotebookNode
             shown = [one for one in cell.outputs if one.get("name") != "stderr"]
             cell.outputs = [one for one in shown if not any("widget-view" in kind for kind in one.get("data", {}))]
             continue
-        cell.source = relinked(cell.source, f"notebooks/{name}", f"course/{name}")
+        cell.source = relinked(attached(cell), f"notebooks/{name}", f"course/{name}")
 
         def under_one_title(prose: str) -> str:
             nonlocal titles
