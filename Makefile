@@ -44,7 +44,7 @@ test-wheel: $(WHEEL)/installed ## the wheel alone, in an environment of its own,
 	@echo "== the wheel"
 	@cd $(WHEEL) && bin/emolens read "I have one hour left, and nobody answers the phone." --top 3
 
-test-test-docs: $(BIN)/installed ## the site: no warning, no broken link, nothing loaded from a network
+test-docs: $(BIN)/installed ## the site: no warning, no broken link, nothing loaded from a network
 	@echo "== the site"
 	@rm -rf build/docs
 	@$(MAKE) -s docs
@@ -53,7 +53,7 @@ docs: $(BIN)/installed ## build the site into build/docs, from the committed not
 	@$(BIN)/sphinx-build -q -W --keep-going -b html -d build/doctrees docs build/docs
 	@$(BIN)/python scripts/site_links.py build/docs
 
-notebooks: $(BIN)/installed ## every notebook and the solutions of its exercises, the outputs compared
+test-notebooks: $(BIN)/installed ## every notebook and the solutions of its exercises, the outputs compared
 	@echo "== notebooks (the first time both models' vectors are derived, a few minutes each)"
 	@for m in smollm2-135m-instruct gemma-3-270m; do \
 	    $(BIN)/python -c "import emolens as el; el.derive(el.load('$$m'))" || exit 1; done

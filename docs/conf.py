@@ -32,6 +32,7 @@ nb_merge_streams = True
 nb_mime_priority_overrides = [("html", "text/html", 0), ("html", "image/svg+xml", 5), ("html", "image/png", 6)]
 myst_enable_extensions = ["dollarmath", "deflist", "colon_fence", "smartquotes"]
 myst_heading_anchors = 3
+myst_dmath_allow_space = myst_dmath_allow_digits = False  # "$5 and $6" is no formula
 myst_links_external_new_tab = False
 suppress_warnings = ["mystnb.unknown_mime_type", "myst.header"]  # notebooks of any make; a heading may skip a level
 
