@@ -9,7 +9,6 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -30,6 +29,17 @@ CONSTRAINTS = requirements("constraints.txt")
 COMPAT = requirements("compat/requirements.txt")
 
 
+SPEED = ROOT / "docs" / "speed.md"
+IN_THE_TABLE = (
+    "detection",
+    "implicit",
+    "numbers",
+    "circumplex",
+    "word_probability",
+    "speakers",
+    "preferences",
+    "leverage",
+)
 MODELS = ("smollm2-135m-instruct", "gemma-3-270m")
 
 
@@ -40,6 +50,11 @@ def stamp_of(model: str, study: str) -> dict[str, Any]:
 def stored(model: str, study: str) -> dict[str, Any]:
     """The results of a study in full, by name."""
     return json.loads((ROOT / f"figures/data/{model}/{study}.json").read_text())["results"]
+
+
+def words(path: Path) -> str:
+    """A text in one line."""
+    return " ".join(path.read_text().split())
 
 
 def names(lines: list[str]) -> set[str]:
@@ -85,24 +100,24 @@ def test_transformer_lens_3_differs_in_itself_alone() -> None:
     assert names(PROJECT["dependencies"]) <= COMPAT.keys()
 
 
-def test_the_numbers_of_the_readme_are_those_that_were_measured() -> None:
-    readme = " ".join((ROOT / "README.md").read_text().split())
+def test_the_speed_of_extraction_is_the_one_that_was_measured() -> None:
     for model in MODELS:
-        measured = json.loads((ROOT / f"figures/data/{model}/detection.json").read_text())
-        assert measured["results"]["detection"]["headline"] in readme
         speed = json.loads((ROOT / f"benchmarks/results/extraction-{model}.json").read_text())
         ratios = [ratio for name, ratio in speed["emolens_speed_over"].items() if name != "emolens pooled"]
         shown = [f"{ratio:.2f}" for ratio in ratios] + [f"{speed['peak_memory_above_model_mb']} MB"]
         column = 2 if model == "smollm2-135m-instruct" else 3
-        rows = [line.split("|") for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| ")]
+        rows = [line.split("|") for line in SPEED.read_text().splitlines() if line.startswith("| ")]
         assert [row[column].strip() for row in rows if len(row) == 5 and re.match(r" \d", row[2])] == shown
+    over = json.loads((ROOT / f"benchmarks/results/extraction-{MODELS[0]}.json").read_text())["emolens_speed_over"]
+    bare = next(ratio for name, ratio in over.items() if name != "emolens pooled")
+    assert f"extraction of all layers runs at {bare:.2f} of the bare forward pass" in words(ROOT / "README.md")
 
 
-def test_the_readme_shows_what_the_algebra_and_a_wide_model_took() -> None:
+def test_it_is_said_what_the_algebra_and_a_wide_model_took() -> None:
     algebra, large = (
         json.loads((ROOT / f"benchmarks/results/{name}.json").read_text()) for name in ("algebra", "large")
     )
-    readme = " ".join((ROOT / "README.md").read_text().split())
+    readme = words(SPEED)
     share = algebra["share_of_one_eigh"]
     assert all(bar["met"] for bar in algebra["bars"].values())
     assert f"takes {share['choose']:.2f} of it, fitting one layer {share['fit']:.2f}" in readme
@@ -115,55 +130,51 @@ def test_the_readme_shows_what_the_algebra_and_a_wide_model_took() -> None:
     assert f"steering costs {large['steering_overhead_per_token']:.0%}".replace("%", " %") in readme
 
 
-def test_the_speed_of_steering_in_the_readme_is_the_one_that_was_measured() -> None:
-    readme = " ".join((ROOT / "README.md").read_text().split())
+def test_the_speed_of_steering_is_the_one_that_was_measured() -> None:
+    readme = words(SPEED)
     found = json.loads((ROOT / "benchmarks/results/steering-smollm2-135m-instruct.json").read_text())
     assert f"{found['generation']['batched_speed_over_one_by_one']:.1f} times as fast as one `generate`" in readme
     assert f"at {found['generation']['steered_over_unsteered_tokens_per_second']:.2f} of the unsteered" in readme
     assert f"{found['pairs']['speed_over_pair_by_pair']:.2f} times as fast as one pass for each pair" in readme
-    steered = stored("smollm2-135m-instruct", "word_probability")
-    assert steered["word_probability"]["headline"] in readme
+    assert f"is {found['generation']['batched_speed_over_one_by_one']:.1f} times as fast" in words(ROOT / "README.md")
 
 
-def test_the_comparison_in_the_readme_is_the_one_that_was_measured() -> None:
-    readme = " ".join((ROOT / "README.md").read_text().split())
-    measured = stored("gemma-3-270m", "manner")
-    assert measured["manner"]["headline"] in readme and measured["held_out_null"]["headline"] in readme
-    assert max(row["called"] for row in measured["held_out_null"]["table"]) <= 0.05
-    recipe = json.loads((ROOT / "emolens/data/adapters/gemma-3-270m-composed.json").read_text())
-    assert len(stored("gemma-3-270m", "compare")["null"]["table"][0]) - 3 == 5 and recipe["dialogues"]["rows"] == 260
+def test_the_table_of_the_readme_says_what_was_measured() -> None:
+    """The eight rows of "here", with their nulls, from the stored results of SmolLM2."""
+    found = {study: stored(MODELS[0], study) for study in IN_THE_TABLE}
+    head = {study: {name: one["headline"] for name, one in results.items()} for study, results in found.items()}
+    plain, literary = (head["circumplex"][f"{kind}_denoised"] for kind in ("plain", "literary"))
+    rows = [
+        line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| ") and "|---" not in line
+    ]
+    here = {
+        cells[1].strip(): (cells[3].strip(), cells[4].strip())
+        for cells in (row.split("|") for row in rows)
+        if len(cells) == 6
+    }
+    said = [
+        ("first of 171 for {}%", r"first for (\d+)% of the texts", head["detection"]["detection"]),
+        ("shuffled labels reach {}%", r"up to ([\d.]+)%", head["detection"]["detection"]),
+        ("{} of 24 come first", r"first for (\d+) of 24 emotions, beyond", head["implicit"]["implicit"]),
+        ("{}% of the expected signs", r"^(\d+)% of the expected signs .* inside the null", head["numbers"]["numbers"]),
+        ("r = {} from plain", r"\|r\| = ([\d.]+) \(permuted ratings: p < 0.001\), the third", plain),
+        (", {} from literary", r"\|r\| = ([\d.]+) \(permuted ratings: p = 0.982", literary),
+        ("{} nats, other", r"by (\S+) nats, the others", head["word_probability"]["matrix"]),
+        ("other words {} |", r"the others by (-[\d.]+);", head["word_probability"]["matrix"]),
+        ("{} of the ceiling by role", r": ([\d.]+) of the ceiling by role", head["speakers"]["grouping"]),
+        ("{} by person", r"([\d.]+) by person, difference .* \(p = 0.001\)", head["speakers"]["grouping"]),
+        ("r = {} | inside the null", r"at r = (\S+) \[.* inside the null", head["preferences"]["foretold"]),
+        ("{} of 171 emotions move the pref", r": (\d+) of 171 emotions count", head["leverage"]["ranked"]),
+    ]
+    cells = " ".join(f"{one} | {other} ." for one, other in here.values())
+    for sentence, pattern, headline in said:
+        (number,) = re.findall(pattern, headline)
+        assert sentence.format(number) in cells
+    assert sum(" of " in one or "nats" in one or "r = " in one or "%" in one for one, _ in here.values()) == 8
 
 
-CASES = {
-    "leverage": ("coercive over honest", "exposing over honest"),
-    "reward_hacking": ("false over honest report", "hack over honest code"),
-    "sycophancy": ("sycophantic over honest", "harsh over honest", "harsh over sycophantic"),
-    "refusal": ("declining over helping, harmless", "declining over helping, to be declined"),
-}
-
-
-def in_the_table(model: str, study: str, contrast: str) -> list[str]:
-    """What the README says of a contrast: r with valence in the own context, and less the control of the headline."""
-    found = stored(model, study)["code: alignment" if "code" in contrast else "alignment"]
-    table, layer = pd.DataFrame(found["table"]), stamp_of(model, study)["default_layer"]
-    here = table[table["measure"].eq("valence, glasgow") & table["contrast"].eq(contrast) & table["layer"].eq(layer)]
-    rows = here.set_index("control").loc[["own", found["options"]["control"]]]
-    return [f"{row['effect']:+.2f}, {row['verdict'].removesuffix(' the null')}" for _, row in rows.iterrows()]
-
-
-def test_the_case_studies_in_the_readme_are_those_that_were_measured() -> None:
-    text = (ROOT / "README.md").read_text()
-    for study, contrasts in CASES.items():
-        for contrast in contrasts:
-            shown = [one for model in MODELS for one in in_the_table(model, study, contrast)]
-            assert f"| {' | '.join([contrast, *shown])} |" in text
-    stamps = [stamp_of(MODELS[0], study) for study in CASES]
-    said = ", ".join(f"{stamp['minutes']:.0f}" for stamp in stamps)
-    assert f"{said} minutes" in " ".join(text.split()) and {stamp["threads"] for stamp in stamps} == {2}
-
-
-def test_the_speed_of_scoring_replies_in_the_readme_is_the_one_that_was_measured() -> None:
-    readme = " ".join((ROOT / "README.md").read_text().split())
+def test_the_speed_of_scoring_replies_is_the_one_that_was_measured() -> None:
+    readme = words(SPEED)
     found = json.loads((ROOT / "benchmarks/results/replies-smollm2-135m-instruct.json").read_text())
     assert f"in {found['seconds']['grid'] / 60:.1f} minutes" in readme
     assert f"{found['speed_over_one_by_one']:.0f} times as fast as one forward pass for each cell" in readme

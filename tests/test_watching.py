@@ -283,10 +283,10 @@ def test_a_planted_rise_is_found_with_its_lead_and_nothing_else_is(watched_model
         leads.append(act - first.token)
         assert first.turn == 3 and first.emotion == "angry" and first.height > monitor.threshold
         assert first.unusual == monitor.smallest_rate
-        false.append(np.mean([bool(found) for found in monitor.watch([conversation(rng) for _ in range(20)])]))
+        false.append(np.mean([bool(found) for found in monitor.watch([conversation(rng) for _ in range(60)])]))
     assert all(MESSAGE < lead <= 2 * MESSAGE for lead in leads)  # in the message in which it begins, one before the act
     # Each calibration has a threshold of its own, so the error is that of the mean over calibrations.
-    assert np.mean(false) - 3 * np.std(false, ddof=1) / len(false) ** 0.5 <= 0.05
+    assert np.mean(false) - 2 * np.std(false, ddof=1) / len(false) ** 0.5 <= 0.05
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.2])

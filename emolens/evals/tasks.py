@@ -85,8 +85,8 @@ def samples_of(
             metadata={"row": row["id"], "control": is_control(row), "dose": asdict(dose)}
             | {name: values[row["id"]] for name, values in metadata.items()},
         )
+        for row in rows  # its cells come together, so that they are written in one batch, which runs the prompt once
         for dose in doses
-        for row in rows
         if dose == UNSTEERED or not is_control(row)
     ]
     return MemoryDataset(found)
