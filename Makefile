@@ -8,7 +8,7 @@ PIP := -m pip -qq --disable-pip-version-check
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo lab test test-lint test-types test-unit test-compat test-notebooks test-wheel vectors monitors notebooks posttrain results ladder families gallery bench clean python
+.PHONY: help demo lab test test-lint test-types test-unit test-compat test-notebooks test-wheel test-docs docs vectors monitors notebooks posttrain results ladder families gallery bench clean python
 
 help: ## show what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -19,7 +19,7 @@ demo: $(BIN)/installed ## derive the 171 vectors of a small model, test them, dr
 lab: $(BIN)/installed ## open the notebooks in JupyterLab
 	@$(BIN)/jupyter lab notebooks
 
-test: test-lint test-types test-unit test-compat test-wheel test-notebooks ## run all of the following, in this order
+test: test-lint test-types test-unit test-compat test-wheel test-docs test-notebooks ## run all of the following, in this order
 
 test-lint: $(BIN)/installed ## ruff: rules and format; import-linter: which room may import which
 	@echo "== ruff"
@@ -43,6 +43,15 @@ test-compat: $(COMPAT)/installed ## the conformance tests on TransformerLens 3
 test-wheel: $(WHEEL)/installed ## the wheel alone, in an environment of its own, reads a text
 	@echo "== the wheel"
 	@cd $(WHEEL) && bin/emolens read "I have one hour left, and nobody answers the phone." --top 3
+
+test-docs: $(BIN)/installed ## the site: no warning, no broken link, nothing loaded from a network
+	@echo "== the site"
+	@rm -rf build/docs
+	@$(MAKE) -s docs
+
+docs: $(BIN)/installed ## build the site into build/docs, from the committed notebooks, figures and docstrings
+	@$(BIN)/sphinx-build -q -W --keep-going -b html -d build/doctrees docs build/docs
+	@$(BIN)/python scripts/site_links.py build/docs
 
 test-notebooks: $(BIN)/installed ## every notebook and the solutions of its exercises, the outputs compared
 	@echo "== notebooks (the first time both models' vectors are derived, a few minutes each)"
@@ -92,6 +101,7 @@ bench: $(BIN)/installed ## measure speed and memory against other ways to do it
 
 clean: ## remove the environments and what the tools left
 	rm -rf .venv $(COMPAT) $(WHEEL) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf docs/api/*.rst docs/course/*.ipynb docs/_static/plotly.min.js
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 python:
@@ -103,7 +113,7 @@ $(BIN)/installed: pyproject.toml constraints.txt | python
 	@echo "== installing into .venv (a few minutes, once)"
 	@rm -rf .venv
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python $(PIP) install -c constraints.txt -e '.[notebooks,inspect,ray,umap,dev]'
+	@$(BIN)/python $(PIP) install -c constraints.txt -e '.[notebooks,inspect,ray,umap,docs,dev]'
 	@touch $@
 
 $(COMPAT)/installed: pyproject.toml constraints.txt compat/requirements.txt | python
@@ -117,7 +127,7 @@ $(COMPAT)/installed: pyproject.toml constraints.txt compat/requirements.txt | py
 
 $(WHEEL)/installed: $(BIN)/installed pyproject.toml constraints.txt $(shell find emolens -name '*.py' -o -name '*.pyi' -o -name '*.js' -o -name '*.css')
 	@echo "== building the wheel, and installing it alone into $(WHEEL)"
-	@rm -rf $(WHEEL) dist build
+	@rm -rf $(WHEEL) dist build/lib build/bdist.*
 	@$(BIN)/python -m build -q --outdir dist . >/dev/null
 	@$(BIN)/twine check --strict dist/*
 	@$(PYTHON) -m venv $(WHEEL)

@@ -1,0 +1,1 @@
+"""What builds those pages of the site that are not written by hand."""
