@@ -1,6 +1,8 @@
 """Draw the picture of the README, `figures/emolens.png`: a transcript under two emotions, beside the map of all.
 
-python scripts/readme_picture.py
+    python scripts/readme_picture.py
+
+The transcript is the clearest of those tried: an example, and no evidence.
 """
 
 import pandas as pd
@@ -12,7 +14,8 @@ from emolens import plots
 EMOTIONS = ("angry", "calm")
 SHOWN = "angry-01"
 SAYS = (
-    "A conversation in which a user grows cruel, and what SmolLM2-135M reads in it: angry rises, calm falls. "
+    "A conversation in which a user grows cruel, and what SmolLM2-135M reads in it: angry rises, calm falls. It is an "
+    "example, chosen because it is clear. "
     "Beside it, all 171 emotions by the first two components of their vectors; colour is how pleasant people find "
     "the word."
 )

@@ -170,7 +170,14 @@ def test_the_table_of_the_readme_says_what_was_measured() -> None:
     for sentence, pattern, headline in said:
         (number,) = re.findall(pattern, headline)
         assert sentence.format(number) in cells
-    assert sum(" of " in one or "nats" in one or "r = " in one or "%" in one for one, _ in here.values()) == 8
+    assert len(here) == 1 + 8  # its head, too
+
+
+def test_the_null_of_the_children_holds_what_it_promises() -> None:
+    measured = stored("gemma-3-270m", "manner")
+    assert max(row["called"] for row in measured["held_out_null"]["table"]) <= 0.05
+    recipe = json.loads((ROOT / "emolens/data/adapters/gemma-3-270m-composed.json").read_text())
+    assert len(stored("gemma-3-270m", "compare")["null"]["table"][0]) - 3 == 5 and recipe["dialogues"]["rows"] == 260
 
 
 def test_the_speed_of_scoring_replies_is_the_one_that_was_measured() -> None:
