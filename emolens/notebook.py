@@ -200,7 +200,10 @@ class Page:
             return None
         if self.default:
             return plots.save(ax, FIGURES / name, says, falsified_by)
-        ax.title.set_text(f"{self.title}: {ax.get_title()}")
+        if whole := ax.figure.get_suptitle():
+            ax.figure.suptitle(f"{self.title}: {whole}", fontsize=11)
+        else:
+            ax.title.set_text(f"{self.title}: {ax.get_title()}")
         says = says if says.startswith(self.title) else f"{self.title}: {says}"
         return plots.save(ax, FIGURES / self.name / name, says, falsified_by)
 

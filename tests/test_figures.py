@@ -218,7 +218,7 @@ def test_a_score_matrix_marks_the_highest_of_each_row_and_keeps_the_order_of_a_t
     table = pd.DataFrame(cells, columns=["row", "column", "score"])
     for ax in (plots.score_matrix(table), plots.score_matrix(values, rows, columns)):
         np.testing.assert_array_equal(ax.images[0].get_array(), values)
-        assert ax.images[0].get_clim() == (-0.3, 0.3) and ax.images[0].get_cmap().name == "cividis"
+        assert ax.images[0].get_clim() == (-0.3, 0.3) and ax.images[0].get_cmap().name == "blue and red"
         assert [tick.get_text() for tick in ax.get_xticklabels()] == columns
         assert [tick.get_text() for tick in ax.get_yticklabels()] == rows
         assert [patch.center for patch in ax.patches if isinstance(patch, Circle)] == [(2, 0), (1, 1)]
@@ -587,3 +587,20 @@ def test_training_curves_keep_losses_and_watched_emotions_apart():
     for child, dash in (("one", "-"), ("two", "--")):
         curve = line(ax, f"calm, {child}")
         assert list(curve.get_ydata()) == pytest.approx([0, 0.1, 0.2]) and curve.get_linestyle() == dash
+
+
+# --- panels ----------------------------------------------------------------------------------------
+
+
+def test_panels_draw_each_part_with_its_own_band_and_name_each_axis_once():
+    frame = pd.DataFrame({"emotion": ["a", "b", "c", "d"], "layer": [1, 1, 1, 1], "effect": [0.1, 0.2, 0.3, 0.4]})
+    frame = frame.assign(low=frame["effect"] - 0.1, high=frame["effect"] + 0.1, null_low=-0.1, null_high=0.1)
+    first = plots.panels(frame, "emotion", plots.effect_by_layer, title="All rise", ylabel="change")
+    drawn = first.figure.axes
+    assert [ax.get_title() for ax in drawn] == ["a", "b", "c", "d"] and first.figure.get_suptitle() == "All rise"
+    assert [ax.get_ylabel() for ax in drawn] == ["change", "", "", "change"]
+    assert [bool(ax.get_xlabel()) for ax in drawn] == [False, True, True, True]
+    assert all(ax.get_legend() is None for ax in drawn) and len(first.figure.legends) == 1
+    assert "unnamed" not in plots.described(first) and "All rise" in plots.described(first)
+    with pytest.raises(ValueError, match="missing: place"):
+        plots.panels(frame, "place", plots.effect_by_layer)

@@ -13,6 +13,7 @@ from emolens.plots.layers import effect_by_layer, layer_sweep, reliability
 from emolens.plots.maps import emotion_map, interactive_map
 from emolens.plots.matrices import score_matrix, similarity_matrix
 from emolens.plots.monitors import alarm_curves, monitor_areas, monitor_curves, roc_curves, watched_writing
+from emolens.plots.panels import panels
 from emolens.plots.saving import described, gallery, save
 from emolens.plots.slopes import slope_scatter, slopes_by_layer
 from emolens.plots.style import words
@@ -43,6 +44,7 @@ __all__ = [
     "loss_curve",
     "monitor_areas",
     "monitor_curves",
+    "panels",
     "patch_map",
     "reliability",
     "roc_curves",

@@ -10,7 +10,19 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from emolens.plots.style import DASHES, NULL, SMALL, beside, extents, free, new_axes, parts_of, plain, require
+from emolens.plots.style import (
+    DASHES,
+    DIVERGING,
+    NULL,
+    SMALL,
+    beside,
+    extents,
+    free,
+    new_axes,
+    parts_of,
+    plain,
+    require,
+)
 from emolens.plots.training import shift_dots
 from emolens.stats import Verdict, null_columns
 
@@ -178,7 +190,7 @@ def patch_map(frame: pd.DataFrame, title: str = "", ax: Axes | None = None) -> A
     table = frame.pivot(index="layer", columns=across, values="share")
     ax = ax or new_axes(max(5, 0.36 * table.shape[1] + 2), 5)
     limit = float(np.abs(table.to_numpy()).max()) or 1.0
-    image = ax.imshow(table, cmap="cividis", vmin=-limit, vmax=limit, aspect="auto", origin="lower",
+    image = ax.imshow(table, cmap=DIVERGING, vmin=-limit, vmax=limit, aspect="auto", origin="lower",
                       interpolation="nearest")  # fmt: skip
     ax.figure.colorbar(image, ax=ax, shrink=0.8).set_label("share of the change (1: all of it)")
     names = [f"{head:.0f}" for head in table.columns]

@@ -1,7 +1,7 @@
 """Matrices as colours.
 
-Blue is negative, yellow positive, and lightness rises from one to the other, so that the sign survives grey
-print. As many names are written as fit: a larger `ax` shows more.
+Zero is white, blue is negative and red positive; of two strong cells the negative one is the darker in grey print.
+What does not lie around zero is drawn from dark to light. As many names are written as fit: a larger `ax` shows more.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Circle, Rectangle
 
-from emolens.plots.style import SMALL, new_axes, plain, require
+from emolens.plots.style import DIVERGING, SEQUENTIAL, SMALL, new_axes, plain, require
 
 WRITTEN = 5  # rows and columns of a matrix whose numbers are written
 
@@ -58,11 +58,10 @@ def score_matrix(
     scores: Any,
     rows: Sequence[str] | None = None,
     columns: Sequence[str] | None = None,
-    ylabel: str = "",
-    xlabel: str = "",
     title: str = "Scores, by row and column",
     lowest: float | None = None,
     ax: Axes | None = None,
+    **axes: str,
 ) -> Axes:
     """A matrix of scores as colours: a dot marks the highest of each row, a frame the cell where names agree.
 
@@ -72,6 +71,7 @@ def score_matrix(
         scores: [row column]; or a table with the columns `row`, `column` and `score`, one row for each cell,
             which needs no `rows` and `columns`: they keep the table's order.
         lowest: the score drawn darkest, for scores that are all alike; by default zero is in the middle.
+        axes: `xlabel` and `ylabel`, as of `Axes.set`.
 
     Raises:
         ValueError: a column is missing, a cell is missing or there twice, sizes that do not match, or
@@ -94,18 +94,19 @@ def score_matrix(
     limit = float(np.abs(values).max()) or 1.0
     span = (-limit, limit) if lowest is None else (lowest, float(values.max()))
     ax = _draw(values, rows, columns, span, "score", ax)
+    shade = ax.images[0]
     for row, column in enumerate(values.argmax(axis=1)):
         if not numbers:
             ax.add_patch(Circle((column, row), 0.2, fc="black", ec="white"))
     for (row, column), value in np.ndenumerate(values) if numbers else ():
-        light = (value - span[0]) / (span[1] - span[0]) > 0.5
+        light = np.dot(shade.to_rgba(value)[:3], (0.3, 0.6, 0.1)) > 0.5
         how: dict[str, Any] = {"color": "black" if light else "white", "ha": "center", "va": "center"}
         ax.text(column, row, f"{value:.2f}", weight="bold" if column == values[row].argmax() else "normal", **how)
     same = [(columns.index(name), row) for row, name in enumerate(rows) if name in columns]
     for column, row in same:
-        ax.add_patch(Rectangle((column - 0.46, row - 0.46), 0.92, 0.92, fc="none", ec="white", lw=1.4))
+        ax.add_patch(Rectangle((column - 0.46, row - 0.46), 0.92, 0.92, fc="none", ec="black", lw=1.4))
     told = ("bold" if numbers else "dot") + ": highest of its row" + "; frame: same name" * bool(same)
-    ax.set(ylabel=ylabel, xlabel=xlabel, title=f"{title}\n{told}")
+    ax.set(**axes, title=f"{title}\n{told}")
     ax.title.set_fontsize(11)
     return ax
 
@@ -133,7 +134,8 @@ def _draw(
     if ax is None:
         height, width = (float(np.clip(cell * len(names) + 2, 4.5, 12)) for names in (rows, columns))
         ax = new_axes(width + 0.8, height)
-    image = ax.imshow(values, cmap="cividis", vmin=span[0], vmax=span[1], interpolation="nearest")
+    colours = DIVERGING if span[0] == -span[1] else SEQUENTIAL
+    image = ax.imshow(values, cmap=colours, vmin=span[0], vmax=span[1], interpolation="nearest")
     extend = "max" if values.max() > span[1] else "neither"
     ax.figure.colorbar(image, ax=ax, shrink=0.7, extend=extend).set_label(unit)
     box = ax.get_window_extent()

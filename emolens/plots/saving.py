@@ -44,7 +44,7 @@ def described(figure: Axes | Figure) -> str:
     """
     root = figure.get_figure(root=True)
     assert root is not None
-    parts = [str(root.get_label() or "Figure")]
+    parts = [str(root.get_label() or "Figure"), root.get_suptitle()]
     for ax in root.axes:
         title = ax.get_title() or ax.get_title("left")
         names = _axes_named(ax) if ax.axison and ax.get_label() != "<colorbar>" else []

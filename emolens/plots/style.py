@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.text import Text
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -19,6 +20,9 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "p")
 HATCHES = ("", "///", "...", "xxx", "\\\\\\", "++", "oo")
 DASHES = ("-", "--", ":", "-.")
 NULL = "#767676"  # the grey of everything expected by chance
+# Cosines and changes, zero in the middle: blue below and red above, and blue the darker one in grey print.
+DIVERGING = LinearSegmentedColormap.from_list("blue and red", ["#08306B", "#5B8FD0", "#FFFFFF", "#F4A58A", "#CF4A33"])
+SEQUENTIAL = "cividis"  # shares and other things that begin at zero
 SMALL = 8.5  # points, the smallest text in a figure
 
 

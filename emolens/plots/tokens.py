@@ -19,7 +19,7 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.patches import Rectangle
 
 from emolens.plots.heatmap import shown, whole_characters
-from emolens.plots.style import COLOURS, DASHES, MARKERS, NULL, SMALL, beside, extents, free, new_axes, plain
+from emolens.plots.style import COLOURS, DASHES, DIVERGING, MARKERS, NULL, SMALL, beside, extents, free, new_axes, plain
 
 MOST = 60  # tokens that fit side by side with their text
 FIXED, ASPECT = "DejaVu Sans Mono", 0.602  # a font of fixed width that comes with matplotlib; width over size
@@ -49,7 +49,7 @@ def token_scores(readout: Any, emotions: Sequence[str], ax: Axes | None = None) 
     values = means.T
     ax = ax or new_axes(max(6.5, 0.2 * len(labels) + 2), 0.3 * len(emotions) + 1.8)
     limit = float(np.abs(values).max())
-    image = ax.imshow(values, cmap="cividis", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
+    image = ax.imshow(values, cmap=DIVERGING, vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
     ax.figure.colorbar(image, ax=ax, pad=0.01).set_label("score")
     _name_tokens(ax, labels)
     ax.set_yticks(range(len(emotions)), emotions)
