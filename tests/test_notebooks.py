@@ -8,15 +8,30 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from emolens.exercises._check import MISSING
+
 FOLDER = Path(__file__).parents[1] / "notebooks"
 PATHS = sorted(FOLDER.glob("*.ipynb"))
 UNCOMPARED = ("NBVAL_IGNORE_OUTPUT", "NBVAL_SKIP")
+SUBJECTS = "|".join(path.stem for path in (FOLDER.parent / "emolens" / "exercises").glob("[a-z]*.py"))
+CHECK = re.compile(rf"^exercises\.(?:{SUBJECTS})\.\w+\(", re.MULTILINE)
+ANY_NUMBER = re.compile(r"\d+(?:\.\d+)?")
 NUMBER = re.compile(r"(?<![\w.])[-+]?\d+\.\d+(?!\w)|\d+ ?%")
 
 
 @pytest.fixture(params=PATHS, ids=[path.stem for path in PATHS])
-def notebook(request):
-    return nbformat.read(request.param, as_version=4)
+def path(request):
+    return request.param
+
+
+@pytest.fixture
+def notebook(path):
+    return nbformat.read(path, as_version=4)
+
+
+@pytest.fixture
+def number(path):
+    return int(path.name[:2])
 
 
 def text_of(cell) -> str:
@@ -75,6 +90,38 @@ def test_every_number_in_the_prose_was_printed_above_it(notebook):
         else:
             prose = re.sub(r"```.*?```|`[^`]*`|\]\([^)]*\)", "", cell.source, flags=re.DOTALL)
             assert [number for number in NUMBER.findall(prose) if number not in printed] == []
+
+
+def test_it_begins_where_nothing_is_installed_and_shows_where_it_stands(notebook, number):
+    first = code(notebook)[0].source
+    assert "except ModuleNotFoundError" in first and "%pip install" in first
+    assert any(f"plots.course({number})" in cell.source for cell in code(notebook)[:3])
+
+
+def test_it_has_three_to_five_exercises_with_checks_hints_and_solutions_that_were_run(notebook):
+    stubs = [cell for cell in code(notebook) if CHECK.search(cell.source)]
+    assert 3 <= len(stubs) <= 5
+    assert all("your turn" in cell.source and MISSING in text_of(cell) for cell in stubs)
+    prose = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    assert sum("<summary>Hint</summary>" in source for source in prose) == len(stubs)
+    solutions = [source for source in prose if "<summary>Solution</summary>" in source]
+    assert len(solutions) == len(stubs)
+    assert all("```text\n" in source and "Right. " in source for source in solutions)
+
+
+def test_no_printed_line_is_a_paragraph_of_numbers(notebook):
+    for cell in code(notebook):
+        for output in cell.outputs:
+            lines = output.get("text", "").splitlines() if output.output_type == "stream" else []
+            assert [line for line in lines if len(ANY_NUMBER.findall(line)) > 6] == []
+
+
+def test_every_figure_has_a_title_named_axes_and_a_text_in_its_place(notebook):
+    for cell in code(notebook):
+        for output in cell.outputs:
+            if "image/png" in output.get("data", {}):
+                text = output.metadata.get("image/png", {}).get("alt", output.metadata.get("alt", ""))
+                assert len(text) > 20 and "unnamed" not in text, cell.source
 
 
 def run_nbval(folder: Path, printed: str) -> int:
