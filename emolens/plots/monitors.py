@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MultipleLocator, PercentFormatter
 
 from emolens.plots.style import COLOURS, DASHES, MARKERS, NULL, SMALL, beside, new_axes, parts_of, plain, require
 from emolens.stats import clopper_pearson
@@ -158,7 +158,7 @@ def alarm_rates(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     frame = frame if "promised_low" in frame else frame.assign(promised_low=0.0)
     names = list(dict.fromkeys(frame["monitor"]))
     readers = frame["reader"] if "reader" in frame else pd.Series("on new texts", index=frame.index)
-    ax = ax or new_axes(7.5, 0.24 * len(names) * (1 + readers.nunique()) + 1.3)
+    ax = ax or new_axes(7.5, 0.17 * len(names) * (1 + readers.nunique()) + 1.3)
     frame = frame.assign(reader=readers, within=frame["alarms"].between(frame["promised_low"], frame["promised_high"]))
     band = frame.drop_duplicates("monitor")
     how: dict[str, Any] = {"color": NULL, "alpha": 0.3, "height": 0.7, "label": "promised"}
@@ -176,7 +176,8 @@ def alarm_rates(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.set_yticks(range(len(names)), [plain(name) for name in names], fontsize=SMALL)
     ax.set_ylim(len(names) - 0.5, -0.5)
     ax.scatter([], [], c="white", edgecolors="black", label="hollow: not within")
-    ax.xaxis.set_major_formatter(PercentFormatter(1))
+    ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    ax.xaxis.set_major_locator(MultipleLocator(0.05))
     ax.set(xlabel="quiet texts with an alarm", xlim=(-0.005, None))
     ax.set_title(f"{frame['within'].sum()} of {len(frame)} lie within what was promised")
     return beside(ax)

@@ -43,8 +43,8 @@ def beside_published(frame: pd.DataFrame, title: str = "", xlabel: str = "mean c
 
     Args:
         frame: `question`, `model`, `value`, `low`, `high`; `limit`, what the value is held against, drawn as a short
-            upright line (may be missing), and `limit_is`, what that is; `paper_low`, `paper_high`, `replication_low`, `replication_high`, both the
-            same where a single figure was published, missing where none was.
+            upright line (may be missing), and `limit_is`, what that is; `paper_low`, `paper_high`, `replication_low`,
+            `replication_high`, both the same where a single figure was published, missing where none was.
         title: default how many of the intervals hold what the paper found.
 
     Raises:
