@@ -260,7 +260,7 @@ def headline(frame: pd.DataFrame, vectors: EmotionVectors) -> str:
     return f"{begin}, and {rest} of its rise is left: {told}."
 
 
-def _against(row: Mapping[str, Any]) -> str:
+def _against(row: pd.Series) -> str:
     """Inside the null of permuted labels, above it or below it: a mood would be above."""
     if Verdict.of([row["p"]]) != Verdict.BEYOND:
         return f"is {against(row['p'], 'permuted labels')}"
