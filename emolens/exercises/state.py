@@ -27,7 +27,7 @@ def not_by_heart(
     >>> not_by_heart(lambda x, truth: 1.0, np.random.default_rng(0).normal(size=(12, 40)), np.arange(12) % 3)
     Not yet: a share of 1.00 is what the mean of all texts gives: is the text that is judged still among them?
     """
-    said = answer(x, truth)
+    said: Any = answer(x, truth)
     if said is None or said is ...:
         return MISSING
     if not 0 <= float(said) <= 1:
@@ -130,7 +130,7 @@ def random_left(answer: Callable[[int, int], float]) -> str | None:
     Not yet: that is the share of the squared norm; the norm itself is asked for.
     """
     for inside, whole in SIZES:
-        said = answer(inside, whole)
+        said: Any = answer(inside, whole)
         if said is None or said is ...:
             return MISSING
         own, share = float(said), inside / whole

@@ -25,7 +25,7 @@ def fading(
     Not yet: nothing is averaged: the scores come back as they were.
     """
     for x, half_life in ((np.asarray(scores, dtype=float), 10.0), (np.array([1.0, 1.0, 0.0, -2.0]), 2.0)):
-        said = answer(x, half_life)
+        said: Any = answer(x, half_life)
         if said is None or said is ...:
             return MISSING
         own, right = np.asarray(said, dtype=float), smooth(x, half_life)
@@ -86,7 +86,7 @@ def area(
     """
     ties = (np.array([2.0, 3.0, 3.0]), np.array([1.0, 3.0, 0.0]))
     for high, low in ((np.asarray(loud, dtype=float), np.asarray(quiet, dtype=float)), ties):
-        said = answer(high, low)
+        said: Any = answer(high, low)
         if said is None or said is ...:
             return MISSING
         own, above = float(said), (high[:, None] > low).mean()
@@ -119,7 +119,7 @@ def swapped(
     """
     rng = np.random.default_rng(0)
     for high, low in ((np.asarray(loud), np.asarray(quiet)), (rng.normal(0.5, 1, 6), rng.normal(0, 1, 6))):
-        said = answer(high, low)
+        said: Any = answer(high, low)
         if said is None or said is ...:
             return MISSING
         own, right = float(said), _swaps(high, low)

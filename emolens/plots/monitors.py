@@ -37,8 +37,8 @@ def monitor_areas(frame: pd.DataFrame, ax: Sequence[Axes] | Axes | None = None) 
         ):
             y = np.array([detectors.index(name) for name in rows["detector"]]) + shift
             reach = np.abs(rows[["low", "high"]].to_numpy().T - rows["area"].to_numpy())
-            how: dict[str, Any] = {"color": "black", "ms": 7, "lw": 2.2} if emotion == MEAN else {"color": colour}
-            how = {"ms": 4.5, "lw": 1, "label": plain(emotion)} | how
+            how: dict[str, Any] = {"color": colour, "ms": 4.5, "lw": 1, "label": plain(emotion)}
+            how |= {"color": "black", "ms": 7, "lw": 2.2} if emotion == MEAN else {}
             panel.errorbar(rows["area"], y, xerr=reach, fmt=marker, **how)
         least = min(0.45, float(frame["low"].min()) - 0.02)
         panel.set(title=plain(cut), xlabel="area under the ROC curve (0.5 is chance)", xlim=(least, 1.02))
