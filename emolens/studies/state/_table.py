@@ -112,7 +112,7 @@ def published(models: Mapping[str, Mapping[str, Any]], *results: str) -> pd.Data
                 for end, value in zip(("low", "high"), _ends(getattr(figure, who)), strict=True)}  # fmt: skip
         for model, studies in models.items():
             row = None if results and figure.of[1] not in results else _found(studies, figure)
-            if row is not None and not pd.isna(row[figure.column]):
+            if row is not None and not pd.isna(row.get(figure.column, np.nan)):
                 value, low, high, limit = _numbers(row, figure)
                 found = {"question": figure.question, "model": model, "value": value, "low": low, "high": high}
                 rows.append(found | {"limit": limit, "limit_is": figure.ceiling[1]} | said)
@@ -130,7 +130,7 @@ def _told(studies: Mapping[str, Any], figure: Figure) -> str:
     if not _has(studies, *figure.of) or not any(_has(studies, *block) for block in BLOCKS):
         return ""
     row = _found(studies, figure)
-    if row is None or pd.isna(row[figure.column]):
+    if row is None or pd.isna(row.get(figure.column, np.nan)):
         return "cannot be measured"
     value, low, high, most = _numbers(row, figure)
     said = f"{value:.2f} [{low:.2f}, {high:.2f}]"
