@@ -42,10 +42,12 @@ def monitor_areas(frame: pd.DataFrame, ax: Sequence[Axes] | Axes | None = None) 
             panel.errorbar(rows["area"], y, xerr=reach, fmt=marker, **how)
         least = min(0.45, float(frame["low"].min()) - 0.02)
         panel.set(title=plain(cut), xlabel="area under the ROC curve (0.5 is chance)", xlim=(least, 1.02))
-        panel.set_yticks(range(len(detectors)), [plain(name) for name in detectors] if panel is panels[0] else [])
+        panel.set_yticks(range(len(detectors)), [plain(name) for name in detectors])
+        panel.tick_params(labelleft=panel is panels[0])
         panel.set_ylim(len(detectors) - 0.5, -0.5)
         panel.grid(axis="x", alpha=0.3)
         panel.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("detector")
     beside(panels[-1])
     mean = frame[(frame["emotion"] == MEAN) & (frame["cut"] == cuts[-1])]
     if ax is None and len(mean):
@@ -163,11 +165,12 @@ def alarm_rates(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     band = frame.drop_duplicates("monitor")
     how: dict[str, Any] = {"color": NULL, "alpha": 0.3, "height": 0.7, "label": "promised"}
     ax.barh(range(len(names)), band["promised_high"] - band["promised_low"], left=band["promised_low"], **how)
-    places = np.linspace(-0.22, 0.22, readers.nunique()) if readers.nunique() > 1 else [0.0]
+    places, most = np.linspace(-0.22, 0.22, readers.nunique()) if readers.nunique() > 1 else [0.0], 0.0
     for ((reader, part), colour, marker), place in zip(parts_of(frame, "reader"), places, strict=True):
         y = np.array([names.index(name) for name in part["monitor"]]) + place
         counts = zip(np.rint(part["alarms"] * part["texts"]).astype(int), part["texts"], strict=True)
         low, high = np.array([clopper_pearson(int(k), int(n)) for k, n in counts]).T
+        most = max(most, float(high.max()))
         ax.hlines(y, low, high, color=colour, lw=1.2)
         fill = np.where(part["within"], colour, "white")
         ax.scatter(part["alarms"], y, c=fill, edgecolors=colour, marker=marker, s=32, zorder=3, label=plain(reader))
@@ -178,7 +181,8 @@ def alarm_rates(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.scatter([], [], c="white", edgecolors="black", label="hollow: not within")
     ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     ax.xaxis.set_major_locator(MultipleLocator(0.05))
-    ax.set(xlabel="quiet texts with an alarm", xlim=(-0.005, None))
+    ax.set(xlabel="quiet texts with an alarm", ylabel="monitor")
+    ax.set_xlim(-0.005, max(ax.get_xlim()[1], 1.04 * most))  # of panels that share it, for the widest
     ax.set_title(f"{frame['within'].sum()} of {len(frame)} lie within what was promised")
     return beside(ax)
 
@@ -214,7 +218,7 @@ def found_in_time(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.set_yticks(y, [plain(name) for name in names])
     ax.set_ylim(len(names) - 0.5, -0.5)
     ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    ax.set(xlim=(-0.03, 1.03), xlabel="conversations with an alarm")
+    ax.set(xlim=(-0.03, 1.03), xlabel="conversations with an alarm", ylabel="emotion")
     ax.set_title(
         f"Found {mean['caught']:.0%}, before the act {mean['before_act']:.0%}, before the first open word "
         f"{mean['before_onset']:.0%}"

@@ -81,7 +81,7 @@ def beside_published(frame: pd.DataFrame, title: str = "", xlabel: str = "mean c
         ax.axhline(line - 0.5, color=NULL, lw=0.5, alpha=0.5)
     if ax.get_xlim()[0] < 0 < ax.get_xlim()[1]:
         ax.axvline(0, color=NULL, lw=0.8)
-    ax.set(xlabel=xlabel, title=title or _held(frame))
+    ax.set(xlabel=xlabel, ylabel="what is compared", title=title or _held(frame))
     return beside(ax)
 
 
