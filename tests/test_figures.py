@@ -604,3 +604,45 @@ def test_panels_draw_each_part_with_its_own_band_and_name_each_axis_once():
     assert "unnamed" not in plots.described(first) and "All rise" in plots.described(first)
     with pytest.raises(ValueError, match="missing: place"):
         plots.panels(frame, "place", plots.effect_by_layer)
+
+
+# --- states and monitors ---------------------------------------------------------------------------
+
+
+def test_a_decay_sets_its_cause_apart_and_says_when_half_is_gone():
+    frame = pd.DataFrame({"value": [-1, 0, 4, 8], "score": [0.4, 0.3, 0.1, 0.0]})
+    frame = frame.assign(low=frame["score"] - 0.1, high=frame["score"] + 0.1)
+    assert plots.decay_curve(frame).get_title() == "Half of the rise is gone 4 tokens after the story"
+    assert "is not gone" in plots.decay_curve(frame.assign(score=0.4)).get_title()
+
+
+def test_models_stand_beside_published_figures_and_ranges():
+    row = {"question": "r", "value": 0.2, "low": 0.1, "high": 0.3, "limit": 0.9, "limit_is": "ceiling"}
+    row |= {"paper_low": 0.15, "paper_high": 0.25, "replication_low": np.nan, "replication_high": np.nan}
+    rows = [row | {"model": "one"}, row | {"model": "two", "value": 0.6, "low": 0.5, "high": 0.7}]
+    ax = plots.beside_published(pd.DataFrame(rows))
+    assert ax.get_title() == "1 of 2 intervals hold the paper's figure"
+    assert legend(ax) == ["ceiling", "paper", "one", "two"]
+
+
+def test_alarm_rates_outside_the_promise_are_hollow():
+    row = {"texts": 100, "promised_low": 0.01, "promised_high": 0.09, "rate": 0.05}
+    rows = [row | {"monitor": "angry", "alarms": 0.05}, row | {"monitor": "sad", "alarms": 0.12}]
+    ax = plots.alarm_rates(pd.DataFrame(rows))
+    assert ax.get_title() == "1 of 2 lie within what was promised"
+    filled = ax.collections[-2].get_facecolors()
+    assert not np.allclose(filled[0], 1) and np.allclose(filled[1], 1)
+
+
+def test_what_is_found_in_time_has_four_marks_and_the_mean_in_the_title():
+    row = {"caught": 0.8, "before_act": 0.6, "before_onset": 0.4, "false": 0.1}
+    frame = pd.DataFrame([row | {"emotion": "angry"}, row | {"emotion": "all four", "caught": 0.7}])
+    ax = plots.found_in_time(frame)
+    assert ax.get_title().startswith("Found 70%") and len(legend(ax)) == 4
+
+
+def test_curves_of_one_emotion_need_no_legend_and_titles_name_the_first_alarm():
+    rows = {"token": [0, 5], "difference": [0.0, 1.0], "low": [-1.0, 0.2], "high": [1.0, 2.0]}
+    assert plots.monitor_curves(pd.DataFrame(rows).assign(emotion="angry")).get_legend() is None
+    heights = pd.DataFrame({"series": ["a", "a", "b", "b"], "token": [0, 1, 0, 1], "height": [0.0, 4.0, 0.0, 1.0]})
+    assert plots.alarm_curves(heights, 3.0).get_title() == "First alarm: a, at token 1; b, none"

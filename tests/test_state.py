@@ -14,7 +14,7 @@ from emolens import corpus
 from emolens.results import StudyResult, named
 from emolens.stats import Verdict
 from emolens.studies._common import near
-from emolens.studies.state import beside, context, locality, masked, speakers, user_assistant
+from emolens.studies.state import beside, context, locality, masked, published, speakers, user_assistant
 from emolens.studies.state._crossed import crossed, leaving_each_out, nearest_without, within
 from emolens.studies.state._scores import margins, permutations
 from emolens.vectors.emotion_vectors import EmotionVectors
@@ -510,3 +510,22 @@ def test_a_state_that_falls_below_where_it_was_leaves_nothing(planted):
     assert locality.headline(pd.DataFrame([row]), planted[1]).endswith(
         "nothing (-35%) of its rise is left: it returns."
     )
+
+
+@pytest.mark.parametrize(("effect", "side"), [(0.05, "above"), (-0.05, "below")])
+def test_the_answer_after_is_said_to_lie_on_its_side_of_the_null(effect, side, planted):
+    chosen = near(planted[1], planted[1].chosen_layer("denoised"))
+    row = {"method": "denoised", "layer": chosen, "place": "after", "p": 0.02, "kept": effect, "state": "returns"}
+    band = {"effect": effect, "null_low": -0.02, "null_high": 0.02}
+    said = locality.headline(pd.DataFrame([row | band]), planted[1])
+    assert f"lies {side} the null" in said and ("more of it" if side == "above" else "less of it") in said
+
+
+def test_published_figures_are_numbers_beside_those_of_models():
+    row = {"layer": 2, "method": "denoised", "pair": "user's end and before the reply"}
+    told = {"between": pd.DataFrame([row | {"effect": 0.6, "low": 0.5, "high": 0.7}])}
+    block = {"steering": pd.DataFrame({"layer": [2]})}
+    frame = published({"one": {"user_assistant": results_of(told), "masked": results_of(block)}, "two": {}}, "between")
+    assert frame["model"].tolist() == ["one"] and frame["limit"].isna().all()
+    ends = ["value", "low", "high", "paper_low", "paper_high", "replication_low", "replication_high"]
+    assert frame.loc[0, ends].tolist() == [0.6, 0.5, 0.7, 0.11, 0.11, 0.63, 0.72]

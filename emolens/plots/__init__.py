@@ -12,10 +12,19 @@ from emolens.plots.ladder import size_ladder
 from emolens.plots.layers import effect_by_layer, layer_sweep, reliability
 from emolens.plots.maps import emotion_map, interactive_map
 from emolens.plots.matrices import score_matrix, similarity_matrix
-from emolens.plots.monitors import alarm_curves, monitor_areas, monitor_curves, roc_curves, watched_writing
+from emolens.plots.monitors import (
+    alarm_curves,
+    alarm_rates,
+    found_in_time,
+    monitor_areas,
+    monitor_curves,
+    roc_curves,
+    watched_writing,
+)
 from emolens.plots.panels import panels
 from emolens.plots.saving import described, gallery, save
 from emolens.plots.slopes import slope_scatter, slopes_by_layer
+from emolens.plots.state import beside_published, decay_curve
 from emolens.plots.style import words
 from emolens.plots.tables import agreement, component_bars, detection_bars, value_curves
 from emolens.plots.tokens import token_curves, token_scores, token_text
@@ -26,17 +35,21 @@ __all__ = [
     "HTML",
     "agreement",
     "alarm_curves",
+    "alarm_rates",
+    "beside_published",
     "circuitsvis_attention",
     "circuitsvis_view",
     "component_bars",
     "conversation",
     "course",
+    "decay_curve",
     "described",
     "detection_bars",
     "dose_response",
     "effect_by_layer",
     "effect_dots",
     "emotion_map",
+    "found_in_time",
     "gallery",
     "heatmap",
     "interactive_map",

@@ -1,13 +1,19 @@
-"""Figures of monitors: areas under ROC curves, the curves themselves, and pairs over time."""
+"""Figures of monitors: areas and ROC curves, alarms in time and for nothing, and pairs over time."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import MultipleLocator, PercentFormatter
 
-from emolens.plots.style import COLOURS, MARKERS, NULL, beside, new_axes, parts_of, plain, require
+from emolens.plots.style import COLOURS, DASHES, MARKERS, NULL, SMALL, beside, new_axes, parts_of, plain, require
+from emolens.stats import clopper_pearson
+
+MEAN = "all four"  # the row of a table that is the mean over the emotions
 
 
 def monitor_areas(frame: pd.DataFrame, ax: Sequence[Axes] | Axes | None = None) -> Axes:
@@ -31,13 +37,23 @@ def monitor_areas(frame: pd.DataFrame, ax: Sequence[Axes] | Axes | None = None) 
         ):
             y = np.array([detectors.index(name) for name in rows["detector"]]) + shift
             reach = np.abs(rows[["low", "high"]].to_numpy().T - rows["area"].to_numpy())
-            panel.errorbar(rows["area"], y, xerr=reach, fmt=marker, color=colour, ms=5, lw=1, label=plain(emotion))
-        panel.set(title=plain(cut), xlabel="area under the ROC curve (0.5 is chance)", xlim=(0, 1.02))
-        panel.set_yticks(range(len(detectors)), [plain(name) for name in detectors] if panel is panels[0] else [])
+            how: dict[str, Any] = {"color": colour, "ms": 4.5, "lw": 1, "label": plain(emotion)}
+            how |= {"color": "black", "ms": 7, "lw": 2.2} if emotion == MEAN else {}
+            panel.errorbar(rows["area"], y, xerr=reach, fmt=marker, **how)
+        least = min(0.45, float(frame["low"].min()) - 0.02)
+        panel.set(title=plain(cut), xlabel="area under the ROC curve (0.5 is chance)", xlim=(least, 1.02))
+        panel.set_yticks(range(len(detectors)), [plain(name) for name in detectors])
+        panel.tick_params(labelleft=panel is panels[0])
         panel.set_ylim(len(detectors) - 0.5, -0.5)
         panel.grid(axis="x", alpha=0.3)
         panel.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("detector")
     beside(panels[-1])
+    mean = frame[(frame["emotion"] == MEAN) & (frame["cut"] == cuts[-1])]
+    if ax is None and len(mean):
+        best = mean.loc[mean["area"].idxmax()]
+        title = f"Largest mean area, {cuts[-1]}: {best['detector']}, {best['area']:.2f}"
+        panels[0].figure.suptitle(plain(title), fontsize=11)
     return panels[0]
 
 
@@ -56,12 +72,17 @@ def roc_curves(frame: pd.DataFrame, ax: Sequence[Axes] | Axes | None = None) -> 
     panels = _panels(ax, len(cuts), 5, 4.2)
     for panel, cut in zip(panels, cuts, strict=True):
         panel.plot([0, 1], [0, 1], color=NULL, lw=1)
-        for (name, part), colour, _ in parts_of(frame[frame["cut"] == cut], "detector"):
-            panel.step(part["false"], part["found"], where="post", color=colour, label=plain(name))
+        for ((name, part), colour, _), dash in zip(parts_of(frame[frame["cut"] == cut], "detector"), cycle(DASHES)):
+            panel.step(part["false"], part["found"], where="post", color=colour, ls=dash, label=plain(name))
         panel.set(title=plain(cut), xlabel="steady twins above the line", xlim=(0, 1), ylim=(0, 1.01))
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("escalating conversations found")
+    panels[-1].set_ylabel("escalating conversations found")
     beside(panels[-1])
+    few = frame[(frame["cut"] == cuts[-1]) & (frame["false"] <= 0.1)].groupby("detector")["found"].max()
+    if ax is None and len(few):
+        title = f"{cuts[-1]}, one steady twin in ten above the line: {few.idxmax()} finds {few.max():.0%}"
+        panels[0].figure.suptitle(plain(title[0].upper() + title[1:]), fontsize=11)
     return panels[0]
 
 
@@ -78,12 +99,14 @@ def monitor_curves(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     require(frame, "emotion", "token", "difference", "low", "high")
     ax = ax or new_axes(8, 4)
     ax.axhline(0, color=NULL, lw=1.2)
-    for (name, part), colour, _ in parts_of(frame, "emotion"):
-        ax.plot(part["token"], part["difference"], color=colour, label=plain(name))
+    for ((name, part), colour, _), dash in zip(parts_of(frame, "emotion"), cycle(DASHES)):
+        label = plain(name) if frame["emotion"].nunique() > 1 else ""
+        ax.plot(part["token"], part["difference"], color=colour, ls=dash, label=label)
         ax.fill_between(part["token"], part["low"], part["high"], color=colour, alpha=0.12, lw=0)
-    ax.set(xlabel="tokens since the twins parted", ylabel="height, escalating less steady")
-    ax.legend(frameon=False)
-    return ax
+    ax.set(xlabel="tokens since the twins parted", ylabel="escalating less steady")
+    ax.set_title("How much higher the escalating twin has been, at most")
+    ax.spines[["top", "right"]].set_visible(False)
+    return beside(ax) if frame["emotion"].nunique() > 1 else ax
 
 
 def alarm_curves(
@@ -102,16 +125,104 @@ def alarm_curves(
     require(frame, "series", "token", "height")
     ax = ax or new_axes(9, 3.6)
     ax.axhline(threshold, color="black", lw=1.2, ls="--", label="alarm")
-    for (name, part), colour, _ in parts_of(frame, "series"):
-        ax.plot(part["token"], part["height"], color=colour, lw=1.6, label=plain(name))
+    said = []
+    for ((name, part), colour, _), dash in zip(parts_of(frame, "series"), cycle(("-", "-.", ":"))):
+        ax.plot(part["token"], part["height"], color=colour, ls=dash, lw=1.6, label=plain(name))
         above = np.flatnonzero((part["height"] > threshold).to_numpy())
+        said.append(f"{name}, none")
         if len(above):
             first = part.iloc[above[0]]
             ax.plot(first["token"], first["height"], marker="v", color=colour, ms=10)
+            said[-1] = f"{name}, at token {first['token']:.0f}"
     for name, token in (marks or {}).items():
         ax.axvline(token, color=NULL, lw=1)
         ax.annotate(plain(name), (token, 1), xycoords=("data", "axes fraction"), rotation=90, va="top", ha="right")
     ax.set(xlabel="token", ylabel="height (standard deviations of quiet text)")
+    ax.set_title(plain("First alarm: " + "; ".join(said)))
+    return beside(ax)
+
+
+def alarm_rates(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """The share of quiet texts with an alarm, with its interval, beside what the calibration promised.
+
+    Args:
+        frame: a row for each `monitor` (and `reader`, if present): `alarms`, the share of its `texts`;
+            `promised_low` (default 0) and `promised_high`; if present `rate`, what it was set for.
+
+    Raises:
+        ValueError: no rows, or a column is missing.
+
+    >>> row = {"monitor": "angry", "alarms": 0.1, "texts": 100, "promised_low": 0.01, "promised_high": 0.09}
+    >>> alarm_rates(pd.DataFrame([row])).get_title()
+    '0 of 1 lie within what was promised'
+    """
+    require(frame, "monitor", "alarms", "texts", "promised_high")
+    frame = frame if "promised_low" in frame else frame.assign(promised_low=0.0)
+    names = list(dict.fromkeys(frame["monitor"]))
+    readers = frame["reader"] if "reader" in frame else pd.Series("on new texts", index=frame.index)
+    ax = ax or new_axes(7.5, 0.17 * len(names) * (1 + readers.nunique()) + 1.3)
+    frame = frame.assign(reader=readers, within=frame["alarms"].between(frame["promised_low"], frame["promised_high"]))
+    band = frame.drop_duplicates("monitor")
+    how: dict[str, Any] = {"color": NULL, "alpha": 0.3, "height": 0.7, "label": "promised"}
+    ax.barh(range(len(names)), band["promised_high"] - band["promised_low"], left=band["promised_low"], **how)
+    places, most = np.linspace(-0.22, 0.22, readers.nunique()) if readers.nunique() > 1 else [0.0], 0.0
+    for ((reader, part), colour, marker), place in zip(parts_of(frame, "reader"), places, strict=True):
+        y = np.array([names.index(name) for name in part["monitor"]]) + place
+        counts = zip(np.rint(part["alarms"] * part["texts"]).astype(int), part["texts"], strict=True)
+        low, high = np.array([clopper_pearson(int(k), int(n)) for k, n in counts]).T
+        most = max(most, float(high.max()))
+        ax.hlines(y, low, high, color=colour, lw=1.2)
+        fill = np.where(part["within"], colour, "white")
+        ax.scatter(part["alarms"], y, c=fill, edgecolors=colour, marker=marker, s=32, zorder=3, label=plain(reader))
+    if "rate" in frame:
+        ax.axvline(frame["rate"].iloc[0], color="black", ls="--", lw=1, label=f"set for {frame['rate'].iloc[0]:.0%}")
+    ax.set_yticks(range(len(names)), [plain(name) for name in names], fontsize=SMALL)
+    ax.set_ylim(len(names) - 0.5, -0.5)
+    ax.scatter([], [], c="white", edgecolors="black", label="hollow: not within")
+    ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    ax.xaxis.set_major_locator(MultipleLocator(0.05))
+    ax.set(xlabel="quiet texts with an alarm", ylabel="monitor")
+    ax.set_xlim(-0.005, max(ax.get_xlim()[1], 1.04 * most))  # of panels that share it, for the widest
+    ax.set_title(f"{frame['within'].sum()} of {len(frame)} lie within what was promised")
+    return beside(ax)
+
+
+def found_in_time(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """The share of escalating conversations that give an alarm: at all, before the act, before the first open word.
+
+    Args:
+        frame: a row for each `emotion`: `caught`, `before_act`, `before_onset`, and `false`, the share of steady twins.
+
+    Raises:
+        ValueError: no rows, or a column is missing.
+
+    >>> row = {"emotion": "angry", "caught": 0.9, "before_act": 0.7, "before_onset": 0.4, "false": 0.1}
+    >>> found_in_time(pd.DataFrame([row])).get_title()
+    'Found 90%, before the act 70%, before the first open word 40%'
+    """
+    shown = {
+        "caught": "found at all",
+        "before_act": "before the act",
+        "before_onset": "before the first open word",
+        "false": "steady twin, for nothing",
+    }
+    require(frame, "emotion", *shown)
+    names = list(frame["emotion"])
+    ax = ax or new_axes(7.5, 0.5 * len(names) + 1.2)
+    y = np.arange(len(names))
+    ax.hlines(y, frame["before_onset"], frame["caught"], color=NULL, lw=1)
+    styles = zip(shown.items(), (*COLOURS[:3], "white"), (*MARKERS[:3], "D"), strict=True)
+    for (column, said), colour, marker in styles:
+        ax.scatter(frame[column], y, c=colour, marker=marker, s=45, zorder=3, label=said, edgecolors="black", lw=0.7)
+    mean = frame.set_index("emotion").loc[MEAN if MEAN in names else names[0]]
+    ax.set_yticks(y, [plain(name) for name in names])
+    ax.set_ylim(len(names) - 0.5, -0.5)
+    ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    ax.set(xlim=(-0.03, 1.03), xlabel="conversations with an alarm", ylabel="emotion")
+    ax.set_title(
+        f"Found {mean['caught']:.0%}, before the act {mean['before_act']:.0%}, before the first open word "
+        f"{mean['before_onset']:.0%}"
+    )
     return beside(ax)
 
 
@@ -129,7 +240,7 @@ def watched_writing(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     require(
         frame, "steered", "strength", "watched", "live", "live_low", "live_high", "alone", "alone_low", "alone_high"
     )
-    ax = ax or new_axes(8, 4)
+    ax = ax or new_axes(11, 4)
     x = np.arange(len(frame))
     for shift, (part, name), colour, marker in zip(
         (-0.12, 0.12),
@@ -143,13 +254,16 @@ def watched_writing(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     names = [
         f"{row.steered} {row.strength:g}\nmonitor of {row.watched}"
         if row.strength
-        else f"unsteered\nmonitor of {row.watched}"
+        else f"nothing\nmonitor of {row.watched}"
         for row in frame.itertuples()
     ]
-    ax.set_xticks(x, names, fontsize=8)
-    ax.set(ylabel="replies with an alarm", ylim=(-0.02, 1.02))
-    ax.legend(frameon=False)
-    return ax
+    ax.set_xticks(x, names, fontsize=SMALL)
+    ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    ax.set(ylabel="replies with an alarm", xlabel="what is added to the activations", ylim=(-0.02, 1.04))
+    most = frame[frame["strength"] == frame["strength"].max()][["live", "alone"]].mean()
+    title = f"At the largest strength: {most['live']:.0%} give an alarm live, {most['alone']:.0%} from the text alone"
+    ax.set_title(title, fontsize=11)
+    return beside(ax)
 
 
 def _panels(ax: Sequence[Axes] | Axes | None, number: int, width: float, height: float) -> list[Axes]:

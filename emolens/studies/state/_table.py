@@ -1,5 +1,6 @@
 """What kind of state it is, in one table: the paper, the one open replication, and models with stored results."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -95,18 +96,60 @@ def beside(models: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index", columns=["paper", "replication", *models])
 
 
+def published(models: Mapping[str, Mapping[str, Any]], *results: str) -> pd.DataFrame:
+    """The same numbers as a table for `plots.beside_published`: a row for each figure and model that has it.
+
+    Args:
+        models: as in `beside`.
+        results: of which results the figures are wanted, such as "between"; default all.
+
+    >>> published({"tiny": {}}).columns.tolist()[:5]
+    ['question', 'model', 'value', 'low', 'high']
+    """
+    rows = []
+    for figure in FIGURES:
+        said = {f"{who}_{end}": value for who in ("paper", "replication")
+                for end, value in zip(("low", "high"), _ends(getattr(figure, who)), strict=True)}  # fmt: skip
+        for model, studies in models.items():
+            row = None if results and figure.of[1] not in results else _found(studies, figure)
+            if row is not None and not pd.isna(row.get(figure.column, np.nan)):
+                value, low, high, limit = _numbers(row, figure)
+                found = {"question": figure.question, "model": model, "value": value, "low": low, "high": high}
+                rows.append(found | {"limit": limit, "limit_is": figure.ceiling[1]} | said)
+    ends = [f"{who}_{end}" for who in ("paper", "replication") for end in ("low", "high")]
+    return pd.DataFrame(rows, columns=["question", "model", "value", "low", "high", "limit", "limit_is", *ends])
+
+
+def _ends(said: str) -> tuple[float, float]:
+    """The least and the largest number of a published figure, without what stands in brackets."""
+    numbers = [float(number) for number in re.findall(r"-?\d+\.\d+", said.split("(")[0])]
+    return (min(numbers), max(numbers)) if numbers else (np.nan, np.nan)
+
+
 def _told(studies: Mapping[str, Any], figure: Figure) -> str:
+    if not _has(studies, *figure.of) or not any(_has(studies, *block) for block in BLOCKS):
+        return ""
+    row = _found(studies, figure)
+    if row is None or pd.isna(row.get(figure.column, np.nan)):
+        return "cannot be measured"
+    value, low, high, most = _numbers(row, figure)
+    said = f"{value:.2f} [{low:.2f}, {high:.2f}]"
+    return said if pd.isna(most) else f"{said}, {figure.ceiling[1]} {most:.2f}"
+
+
+def _found(studies: Mapping[str, Any], figure: Figure) -> Any:
+    """The figure's row at the model's chosen block, or none."""
     blocks = [studies[study][name].table() for study, name in BLOCKS if _has(studies, study, name)]
     if not blocks or not _has(studies, *figure.of):
-        return ""
-    row = _row(studies[figure.of[0]][figure.of[1]].table(), figure, int(blocks[0]["layer"].iloc[0]))
-    if row is None or pd.isna(row[figure.column]):
-        return "cannot be measured"
+        return None
+    return _row(studies[figure.of[0]][figure.of[1]].table(), figure, int(blocks[0]["layer"].iloc[0]))
+
+
+def _numbers(row: Any, figure: Figure) -> tuple[float, float, float, float]:
+    """The value, its interval, and what it is held against (NaN where there is nothing)."""
     ends = ("low", "high") if figure.column == "effect" else (f"{figure.column}_low", f"{figure.column}_high")
-    said = f"{row[figure.column]:.2f} [{row[ends[0]]:.2f}, {row[ends[1]]:.2f}]"
-    column, called = figure.ceiling
-    most = row.get(column, np.nan) if figure.column == "effect" else np.nan
-    return said if pd.isna(most) else f"{said}, {called} {most:.2f}"
+    most = row.get(figure.ceiling[0], np.nan) if figure.column == "effect" else np.nan
+    return float(row[figure.column]), float(row[ends[0]]), float(row[ends[1]]), float(most)
 
 
 def _has(studies: Mapping[str, Any], study: str, name: str) -> bool:

@@ -240,20 +240,32 @@ def left(
 
 
 def headline(frame: pd.DataFrame, vectors: EmotionVectors) -> str:
-    """What the answer after the story holds, with the denoised readout.
+    """What the answer after the story holds, with the denoised readout, and on which side of the null it lies.
 
     >>> row = {"method": "denoised", "layer": 2, "place": "after", "p": 0.3, "kept": 0.05, "state": "returns"}
+    >>> row |= {"effect": 0.01, "null_low": -0.02, "null_high": 0.02}
     >>> headline(pd.DataFrame([row]), vectors.at(2))
     "In the answer after the story the story's emotion is inside the null of permuted labels (p = 0.300), and 5% of its
     rise is left: it returns."
+    >>> headline(pd.DataFrame([row | {"p": 0.02, "effect": -0.03, "kept": -0.2}]), vectors.at(2))
+    "In the answer after the story the story's emotion lies below the null of permuted labels (p = 0.020), less of it
+    than by chance, and nothing (-20%) of its rise is left: it returns."
     """
     row = chosen_row(frame, vectors, place="after")
-    begin = f"In the answer after the story the story's emotion is {against(row['p'], 'permuted labels')}"
+    begin = f"In the answer after the story the story's emotion {_against(row)}"
     if row["state"] == Verdict.UNMEASURABLE:
         return f"{begin}; the story itself does not raise it, so what is left of a rise cannot be measured."
     told = {RETURNS: "it returns", PERSISTS: "it persists", UNDECIDED: "undecided"}[row["state"]]
     rest = f"{row['kept']:.0%}" if row["kept"] >= 0 else f"nothing ({row['kept']:.0%})"  # the answer after is below
     return f"{begin}, and {rest} of its rise is left: {told}."
+
+
+def _against(row: pd.Series) -> str:
+    """Inside the null of permuted labels, above it or below it: a mood would be above."""
+    if Verdict.of([row["p"]]) != Verdict.BEYOND:
+        return f"is {against(row['p'], 'permuted labels')}"
+    side, more = ("above", "more") if row["effect"] > (row["null_low"] + row["null_high"]) / 2 else ("below", "less")
+    return f"lies {side} the null of permuted labels ({p_text(row['p'])}), {more} of it than by chance"
 
 
 def decay(
