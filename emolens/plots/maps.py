@@ -69,7 +69,8 @@ def emotion_map(
 ) -> Axes:
     """Points of a plane (components, UMAP), with the names that fit: none covers another name or a point.
 
-    Names of what has a colour, and names far from the middle, find their room first. `hover_map` and `interactive_map` show every name.
+    Names of what has a colour, and those far from the middle, find their room first. `hover_map` and `interactive_map`
+    show every name.
 
     Args:
         frame: a row for each emotion: the columns `x`, `y` and `emotion`, and those of `colour` and `cluster`.
