@@ -63,12 +63,12 @@ def figures() -> None:
     x, y = frame.columns[1:3]
     page = (DOCS / "_site" / "map.md").read_text("utf-8").format(
         layer=layer, block=block, said=said, said_large=said_large,
-        valence=drawn(plots.interactive_map(frame, x, y, colour="valence"), "171 emotions, coloured by valence"),
+        valence=drawn(plots.interactive_map(frame, x, y, colour="valence", centre=5), "171 emotions, coloured by valence"),
         clusters=drawn(
             plots.interactive_map(frame, "t-SNE, across", "t-SNE, up", cluster="cluster"), "171 emotions, by cluster"
         ),
         large=drawn(
-            plots.interactive_map(large, *large.columns[1:3], colour="valence"), "171 emotions of a larger model"
+            plots.interactive_map(large, *large.columns[1:3], colour="valence", centre=5), "171 emotions of a larger model"
         ),
     )  # fmt: skip
     write("map.md", page)

@@ -95,10 +95,10 @@ def emotion_map(
         style: dict[str, Any] = {"color": paint}
         if colour and paint == RATED:
             painted, low, high = _scale(frame[colour], centre)
-            style = {"c": part[colour], "cmap": painted, "vmin": low, "vmax": high, "edgecolors": "#404040"}
+            style = {"c": part[colour], "cmap": painted, "vmin": low, "vmax": high, "edgecolors": "black", "s": 44}
         elif paint == UNRATED:
-            style = {"facecolors": "none", "edgecolors": NULL}
-        points = ax.scatter(part[x], part[y], s=38, lw=0.6, marker=marker, label=plain(name), **style)
+            style = {"facecolors": "none", "edgecolors": "#A0A0A0", "s": 20}
+        points = ax.scatter(part[x], part[y], **{"s": 38, "lw": 0.8} | style, label=plain(name), marker=marker)
         rated = points if paint == RATED else rated
     if rated is not None:
         bar = ax.figure.colorbar(rated, ax=ax, shrink=0.6, aspect=28, pad=0.02)
@@ -201,7 +201,7 @@ def hover_map(
     low, high = places.min(axis=0), places.max(axis=0)
     wide, tall = MAP
     share = (places - low) / np.where(high > low, high - low, 1)
-    at = np.stack([40 + share[:, 0] * (wide - 80), tall - 60 - share[:, 1] * (tall - 120)], axis=1)
+    at = np.stack([40 + share[:, 0] * (wide - 80), tall - 50 - share[:, 1] * (tall - 120)], axis=1)
     fills = _fills(frame[colour], centre) if colour else ["#5B8FD0"] * len(frame)
     drawn = []
     for (across, down), fill, (_, row) in zip(at, fills, frame.iterrows(), strict=True):
@@ -216,6 +216,7 @@ def hover_map(
         f'<text x="{wide / 2}" y="{tall - 10}" text-anchor="middle">{html.escape(x)} \u2192</text>'
         f'<text transform="translate(14 {tall / 2}) rotate(-90)" text-anchor="middle">{html.escape(y)} \u2192</text>'
         f'<text x="{wide / 2}" y="18" text-anchor="middle" font-weight="bold">{html.escape(title)}</text>'
+        f'<text x="{wide / 2}" y="36" text-anchor="middle">{html.escape(_told(colour, centre))}</text>'
     )
     markup = (
         f'<svg class="emolens-hover" viewBox="0 0 {wide} {tall}" width="100%" style="max-width:{wide}px" role="img" '
@@ -223,6 +224,14 @@ def hover_map(
         f"{names}{''.join(drawn)}</svg>"
     )
     return HTML(markup, title)
+
+
+def _told(colour: str | None, centre: float | None) -> str:
+    """What the colours are, in words."""
+    if colour is None:
+        return ""
+    ends = "yellow is high, dark blue is low" if centre is None else f"red is above {centre:g}, blue is below"
+    return f"{colour}: {ends}; a ring has none"
 
 
 def _said(value: Any) -> str:
@@ -295,7 +304,7 @@ def _name_points(ax: Axes, places: np.ndarray, names: Sequence[str], rank: Seque
             box = np.hstack([middles[row] + step - half, middles[row] + step + half])
             end = step - np.sign(step) * half if reach > REACH[0] else 0 * step
             line = [np.tile(middles[row] + share * end, 2) for share in np.arange(0.1, 1, 0.1) if end.any()]
-            inside = (box[:2] >= ax.bbox.min).all() and (box[2:] <= ax.bbox.max).all()
+            inside = (box[:2] >= ax.bbox.min + 3 * point).all() and (box[2:] <= ax.bbox.max).all()
             if inside and free(box, [*taken, *marks]) and all(free(dot, [*taken, *others]) for dot in line):
                 taken += [box, *line]
                 texts[row].set_position((step - half) / point)

@@ -163,7 +163,7 @@ def by_cluster(
     ]
     frame["low"], frame["high"] = zip(*ends, strict=True)
     frame["p"] = family_p(frame["shift"].to_numpy(), null)
-    return frame.assign(counts=frame["p"] < 0.05)
+    return frame.assign(counts=frame["p"] < 0.05, group="own vectors")
 
 
 def headline(frame: pd.DataFrame) -> str:
