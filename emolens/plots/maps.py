@@ -304,7 +304,7 @@ def _name_points(ax: Axes, places: np.ndarray, names: Sequence[str], rank: Seque
             box = np.hstack([middles[row] + step - half, middles[row] + step + half])
             end = step - np.sign(step) * half if reach > REACH[0] else 0 * step
             line = [np.tile(middles[row] + share * end, 2) for share in np.arange(0.1, 1, 0.1) if end.any()]
-            inside = (box[:2] >= ax.bbox.min + 3 * point).all() and (box[2:] <= ax.bbox.max).all()
+            inside = (box[:2] >= np.asarray(ax.bbox.min) + 3 * point).all() and (box[2:] <= ax.bbox.max).all()
             if inside and free(box, [*taken, *marks]) and all(free(dot, [*taken, *others]) for dot in line):
                 taken += [box, *line]
                 texts[row].set_position((step - half) / point)
