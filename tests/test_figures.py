@@ -7,6 +7,7 @@ import itertools
 import subprocess
 import sys
 from types import SimpleNamespace
+from xml.etree import ElementTree
 
 import matplotlib
 
@@ -233,7 +234,7 @@ def test_a_small_score_matrix_has_its_numbers_written():
     ax = plots.score_matrix([[0.5, -0.1], [0.0, 0.4]], ["a", "b"], ["a", "b"])
     assert [text.get_text() for text in ax.texts] == ["0.50", "-0.10", "0.00", "0.40"]
     assert [text.get_weight() for text in ax.texts] == ["bold", "normal", "normal", "bold"]
-    assert [text.get_color() for text in ax.texts][:2] == ["black", "white"]
+    assert [text.get_color() for text in ax.texts][:2] == ["white", "black"]
     assert len(ax.patches) == 2 and "bold: highest of its row" in ax.get_title()
 
 
@@ -305,11 +306,53 @@ def test_a_map_colours_ratings_and_rings_what_has_none():
     assert len(rated.get_array()) == 114 and ax.figure.axes[1].get_ylabel() == "valence"
 
 
+def test_a_centre_is_white_and_ratings_around_it_are_blue_and_red():
+    ax = plots.emotion_map(map_table(0), "PC1", "PC2", colour="valence", centre=0.5, title="Valence")
+    rated = ax.collections[0]
+    low, high = rated.get_clim()
+    assert low + high == pytest.approx(1) and rated.get_cmap().name == "blue and red"
+    assert ax.get_title() == "Valence" and ax.figure.axes[1].get_ylabel() == "valence (white: 0.5)"
+    pytest.importorskip("plotly")
+    axis = plots.interactive_map(map_table(0), "PC1", "PC2", colour="valence", centre=0.5).layout.coloraxis
+    assert (axis.cmin, axis.cmax) == (low, high)
+
+
+def test_names_of_what_has_a_colour_find_room_first():
+    table = map_table(0)
+    ax = plots.emotion_map(table, "PC1", "PC2", colour="valence")
+    named = {text.get_text() for text in ax.texts}
+    rated = table["valence"].notna()
+    assert np.mean([name in named for name in table["emotion"][rated]]) > np.mean(
+        [name in named for name in table["emotion"][~rated]]
+    )
+
+
+def test_the_map_to_point_at_names_every_point_without_script_and_escapes_it():
+    table = map_table(0).assign(group="a & b")
+    table.loc[1, "emotion"] = "<b>bold</b>"
+    shown = plots.hover_map(table, "PC1", "PC2", colour="valence", also=["group"], centre=0, title="All 171")
+    root = ElementTree.fromstring(shown.markup)  # so it is well formed
+    space = "{http://www.w3.org/2000/svg}" if root.tag.startswith("{") else ""
+    points = root.findall(f"{space}g")
+    said = [point.find(f"{space}text").text for point in points]
+    assert len(said) == 171 and "<b>bold</b>: valence" in said[1] and said[1].endswith(", group a & b")
+    assert said[0].startswith(table["emotion"][0]) and "valence not rated" in said[0]
+    circles = [point.find(f"{space}circle") for point in points]
+    assert all(0 < float(one.get("cx")) < 900 and 0 < float(one.get("cy")) < 640 for one in circles)
+    assert sum(one.get("fill") == "white" for one in circles) >= 57
+    assert "<script" not in shown.markup and "http" not in shown.markup
+    assert plots.hover_map(table, "PC1", "PC2").markup.count("<circle") == 171
+    assert plots.hover_map(table.assign(valence=np.nan), "PC1", "PC2", colour="valence").markup.count("<circle") == 171
+
+
 def test_clusters_differ_in_marker_as_well_as_in_colour():
     ax = plots.emotion_map(map_table(0), "PC1", "PC2", cluster="cluster")
     assert legend(ax) == [f"cluster {number}" for number in range(10)]
     shapes = [one.get_paths()[0].vertices.round(3).tobytes() for one in ax.collections]
     assert len(set(shapes)) == 10
+    assert len({tuple(one.get_facecolor()[0]) for one in ax.collections}) == 10
+    named = map_table(0).assign(cluster=["Joy" if number % 2 else "Fear" for number in range(171)])
+    assert legend(plots.emotion_map(named, "PC1", "PC2", cluster="cluster")) == ["Fear", "Joy"]
 
 
 def test_named_first_is_always_there_and_a_point_without_a_cluster_too():
@@ -321,7 +364,7 @@ def test_named_first_is_always_there_and_a_point_without_a_cluster_too():
     assert sum(len(one.get_offsets()) for one in ax.collections) == 171
 
 
-@pytest.mark.parametrize("draw", [plots.emotion_map, plots.interactive_map])
+@pytest.mark.parametrize("draw", [plots.emotion_map, plots.interactive_map, plots.hover_map])
 def test_maps_say_what_is_missing(draw):
     pytest.importorskip("plotly")
     with pytest.raises(ValueError, match="missing: x, y"):

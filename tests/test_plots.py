@@ -251,6 +251,16 @@ def test_similarity_matrix_puts_alike_emotions_together():
     ax = plots.similarity_matrix(0.8 * np.outer(sign, sign) + 0.2 * np.eye(6), names)
     order = [tick.get_text()[:-1] for tick in ax.get_yticklabels()]
     assert order in (["up"] * 3 + ["down"] * 3, ["down"] * 3 + ["up"] * 3)
+    assert len(ax.child_axes) == 1 and len(ax.child_axes[0].lines) == 5  # the tree: each line joins two
+    framed = plots.similarity_matrix(0.8 * np.outer(sign, sign) + 0.2 * np.eye(6), names, groups=2, title="Two")
+    assert sorted(patch.get_width() for patch in framed.patches) == [3, 3] and framed.get_title() == "Two"
+    assert [tick.get_text()[-3:] for tick in framed.get_xticklabels()] == ["(3)", "(3)"]
+    alike = plots.similarity_matrix(np.full((3, 3), 0.9), names[:3], clustered=False, lowest=0.8, unit="correlation")
+    assert alike.images[0].get_clim() == (0.8, 0.9) and alike.figure.axes[1].get_ylabel() == "correlation"
+    assert not alike.child_axes
+    for options in ({"groups": 7}, {"groups": 2, "clustered": False}):
+        with pytest.raises(ValueError, match="groups="):
+            plots.similarity_matrix(np.eye(6), names, **options)
     plain = plots.similarity_matrix(np.eye(6), names, clustered=False)
     assert [tick.get_text() for tick in plain.get_xticklabels()] == names
     with pytest.raises(ValueError, match="6 names"):

@@ -61,14 +61,15 @@ def figures() -> None:
     frame, layer, said = table(SMALL)
     large, block, said_large = table(LARGE)
     x, y = frame.columns[1:3]
+    rated: dict[str, Any] = {"colour": "valence", "centre": 5}  # the middle of the scale from 1 to 9
     page = (DOCS / "_site" / "map.md").read_text("utf-8").format(
         layer=layer, block=block, said=said, said_large=said_large,
-        valence=drawn(plots.interactive_map(frame, x, y, colour="valence"), "171 emotions, coloured by valence"),
+        valence=drawn(plots.interactive_map(frame, x, y, **rated), "171 emotions, coloured by valence"),
         clusters=drawn(
             plots.interactive_map(frame, "t-SNE, across", "t-SNE, up", cluster="cluster"), "171 emotions, by cluster"
         ),
         large=drawn(
-            plots.interactive_map(large, *large.columns[1:3], colour="valence"), "171 emotions of a larger model"
+            plots.interactive_map(large, *large.columns[1:3], **rated), "171 emotions of a larger model"
         ),
     )  # fmt: skip
     write("map.md", page)

@@ -10,7 +10,7 @@ from emolens.plots.doses import dose_response, effect_dots, patch_map, scatter
 from emolens.plots.heatmap import HTML, conversation, heatmap
 from emolens.plots.ladder import size_ladder
 from emolens.plots.layers import effect_by_layer, layer_sweep, reliability
-from emolens.plots.maps import emotion_map, interactive_map
+from emolens.plots.maps import emotion_map, hover_map, interactive_map
 from emolens.plots.matrices import score_matrix, similarity_matrix
 from emolens.plots.monitors import (
     alarm_curves,
@@ -52,6 +52,7 @@ __all__ = [
     "found_in_time",
     "gallery",
     "heatmap",
+    "hover_map",
     "interactive_map",
     "layer_sweep",
     "loss_curve",

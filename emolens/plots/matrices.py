@@ -7,6 +7,7 @@ What does not lie around zero is drawn from dark to light. As many names are wri
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -24,18 +25,28 @@ def similarity_matrix(
     names: Sequence[str],
     clustered: bool = True,
     limit: float | None = None,
+    lowest: float | None = None,
+    groups: int = 0,
+    unit: str = "cosine",
     ax: Axes | None = None,
+    **axes: str,
 ) -> Axes:
-    """A square matrix of cosines as colours.
+    """A square matrix of cosines as colours; in the order of a clustering its tree stands beside it.
 
     Args:
-        matrix: [emotion emotion], symmetric where `clustered`.
+        matrix: [name name], symmetric where `clustered`.
         names: of rows and columns, any number from 2.
-        clustered: reorder by hierarchical clustering (average linkage), neighbours alike.
+        clustered: reorder by hierarchical clustering (average linkage), neighbours alike, and draw the tree.
         limit: the value drawn in full colour; None takes the largest size off the diagonal.
+        lowest: the value drawn darkest, for values that are all alike; by default zero is in the middle.
+        groups: how many groups the tree is cut into: each is framed, and those that have room are named below the
+            matrix by their two most typical members and their size. 0 frames none.
+        unit: what the colours are.
+        axes: `title`, `xlabel` and `ylabel`, as of `Axes.set`.
 
     Raises:
-        ValueError: sizes that do not match, or numbers that are not finite.
+        ValueError: sizes that do not match, numbers that are not finite, groups of what is not clustered, or more
+            groups than names.
 
     >>> names = ["calm", "peaceful", "furious"]
     >>> similarity_matrix(shipped[names].similarity(20), names).get_title()
@@ -45,12 +56,21 @@ def similarity_matrix(
     if len(names) < 2:
         raise ValueError(f"{len(names)} names: a similarity needs at least 2")
     _check(values, names, names)
+    if groups and (not clustered or groups > len(names)):
+        raise ValueError(f"groups={groups} of {len(names)} names: give clustered=True and at most that many groups")
+    tree, order = None, np.arange(len(names))
     if clustered:
-        order = _leaves(values)
-        values, names = values[np.ix_(order, order)], [names[row] for row in order]
+        tree = _tree(values)
+        order = _order(tree)
+    values, names = values[np.ix_(order, order)], [names[row] for row in order]
     limit = limit or float(np.abs(values[~np.eye(len(names), dtype=bool)]).max()) or 1.0
-    ax = _draw(values, names, names, (-limit, limit), "cosine", ax, cell=0.2)
-    ax.set_title(f"Similarity of {len(names)} emotions")
+    span = (-limit, limit) if lowest is None else (lowest, float(values.max()))
+    ax = _draw(values, names, names, span, unit, ax, cell=0.2)
+    if tree is not None:
+        _draw_tree(ax, tree, unit)
+        _frame_groups(ax, values, names, _cut(tree, groups)[order] if groups else np.array([]))
+    across = "groups: the two most typical members (how many)" if groups else "emotion"
+    ax.set(**{"title": f"Similarity of {len(names)} emotions", "xlabel": across, "ylabel": "emotion"} | axes)
     return ax
 
 
@@ -136,8 +156,9 @@ def _draw(
         ax = new_axes(width + 0.8, height)
     colours = DIVERGING if span[0] == -span[1] else SEQUENTIAL
     image = ax.imshow(values, cmap=colours, vmin=span[0], vmax=span[1], interpolation="nearest")
-    extend = "max" if values.max() > span[1] else "neither"
-    ax.figure.colorbar(image, ax=ax, shrink=0.7, extend=extend).set_label(unit)
+    beyond = (bool(values.min() < span[0]), bool(values.max() > span[1]))
+    extend = {(False, False): "neither", (True, False): "min", (False, True): "max"}.get(beyond, "both")
+    ax.figure.colorbar(image, ax=ax, shrink=0.6, aspect=28, extend=extend).set_label(unit)
     box = ax.get_window_extent()
     for axis, names, length in ((ax.xaxis, columns, box.width), (ax.yaxis, rows, box.height)):
         room = length / ax.figure.dpi * 72 * 0.9  # points, less what names take
@@ -147,11 +168,54 @@ def _draw(
     return ax
 
 
-def _leaves(matrix: np.ndarray) -> list[int]:
-    """Order of the leaves of a hierarchical clustering of cosines."""
-    from scipy.cluster.hierarchy import leaves_list, linkage
+def _tree(matrix: np.ndarray) -> np.ndarray:
+    """The hierarchical clustering of cosines (average linkage), neighbours alike: as of `scipy`'s `linkage`."""
+    from scipy.cluster.hierarchy import linkage
     from scipy.spatial.distance import squareform
 
     distance = np.clip(1 - (matrix + matrix.T) / 2, 0, None)
     np.fill_diagonal(distance, 0)
-    return leaves_list(linkage(squareform(distance, checks=False), "average", optimal_ordering=True)).tolist()
+    return linkage(squareform(distance, checks=False), "average", optimal_ordering=True)
+
+
+def _order(tree: np.ndarray) -> np.ndarray:
+    from scipy.cluster.hierarchy import leaves_list
+
+    return leaves_list(tree)
+
+
+def _cut(tree: np.ndarray, groups: int) -> np.ndarray:
+    """The number of each row's group, of so many groups."""
+    from scipy.cluster.hierarchy import fcluster
+
+    return fcluster(tree, groups, "maxclust")
+
+
+def _draw_tree(ax: Axes, tree: np.ndarray, unit: str) -> None:
+    """The tree at the right of the matrix, its leaves at the rows."""
+    from scipy.cluster.hierarchy import dendrogram
+
+    drawn, beside = dendrogram(tree, no_plot=True), ax.inset_axes((1.01, 0, 0.2, 1))
+    for height, place in zip(drawn["dcoord"], drawn["icoord"], strict=True):
+        beside.plot(height, (np.array(place) - 5) / 10, color="#404040", lw=0.7)
+    beside.set(ylim=ax.get_ylim(), xlim=(0, None), yticks=[], xlabel=f"tree: 1 \u2212 {unit}\nwhere groups join")
+    beside.tick_params(labelsize=SMALL)
+    beside.xaxis.label.set_fontsize(SMALL)
+    beside.spines[["top", "left", "right"]].set_visible(False)
+
+
+def _frame_groups(ax: Axes, values: np.ndarray, names: Sequence[str], numbers: np.ndarray) -> None:
+    """Frames around the groups on the diagonal, and the names of those that have room for one below."""
+    if not len(numbers):
+        return
+    bounds = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(numbers)]
+    room = ax.get_window_extent().width / ax.figure.dpi * 72 / len(names)  # points for each column
+    ticks: list[tuple[float, str]] = []
+    for start, end in pairwise(bounds):
+        ax.add_patch(Rectangle((start - 0.5, start - 0.5), end - start, end - start, fc="none", ec="black", lw=1.3))
+        typical = values[start:end, start:end].mean(axis=0).argsort()[::-1][:2] + start
+        middle, said = (start + end - 1) / 2, ", ".join(names[row] for row in typical)
+        if (end - start) * room > 1.2 * SMALL:
+            ticks.append((middle, f"{plain(said)} ({end - start})"))
+    ax.set_xticks([place for place, _ in ticks], [said for _, said in ticks], fontsize=SMALL, rotation=40, ha="right")
+    ax.tick_params(axis="x", rotation=40)

@@ -12,7 +12,7 @@ from torch import Tensor
 import emolens.corpus as texts
 from emolens.models.model import HookedModel
 from emolens.results import StudyResult
-from emolens.stats import p_text, tail_p
+from emolens.stats import bootstrap_mean, family_p, p_text, tail_p
 from emolens.studies._common import READOUTS, check_size, emotions_of, near
 from emolens.vectors.emotion_vectors import EmotionVectors
 from emolens.vectors.geometry import CLUSTERINGS, clusters, neighbour_share
@@ -125,6 +125,45 @@ def neighbours(
     null = np.array([(labels[nearest] == labels[:, None]).mean() for labels in orders])
     row = {"neighbours": share, "neighbours_null": float(null.mean()), "neighbours_p": tail_p(share, null)}
     return row | {"neighbours_null_highest": float(null.max())}
+
+
+def by_cluster(
+    vectors: EmotionVectors, layer: int, method: str = "denoised", draws: int = 1999, seed: int = 0
+) -> pd.DataFrame:
+    """The share of nearest neighbours that are in the emotion's cluster, for each of the paper's clusters.
+
+    Returns:
+        A row for each cluster, as `plots.shift_dots` draws it: `emotion` is the cluster and its size, `shift` the
+        share, `low` and `high` the interval over its members, `null_low` and `null_high` where 95 % of permuted
+        clusters lie, `p` for the family of clusters, and whether that `counts`.
+
+    >>> table = by_cluster(shipped, 20, draws=99)
+    >>> len(table), table["emotion"].iloc[0]
+    (10, 'Exuberant Joy (20)')
+    """
+    vectors = vectors[in_paper(vectors)]
+    paper = paper_labels(vectors.emotions).numpy()
+    cosines = vectors.similarity(layer, method)
+    nearest = cosines.clone().fill_diagonal_(-torch.inf).topk(NEIGHBOURS, dim=1).indices.numpy()
+    titles = [title for number, title in enumerate(texts.paper_clusters()) if (paper == number).any()]
+    numbers = [number for number in range(len(texts.paper_clusters())) if (paper == number).any()]
+    rng = np.random.default_rng(seed)
+
+    def shares(labels: np.ndarray) -> np.ndarray:
+        same = (labels[nearest] == labels[:, None]).mean(axis=1)
+        return np.array([same[labels == number].mean() for number in numbers])
+
+    null = np.stack([shares(rng.permutation(paper)) for _ in range(draws)])
+    low, high = np.quantile(null, [0.025, 0.975], axis=0)
+    own = (paper[nearest] == paper[:, None]).mean(axis=1)
+    ends = [bootstrap_mean(own[paper == number], seed=seed) for number in numbers]
+    frame = pd.DataFrame({"emotion": titles, "shift": shares(paper), "null_low": low, "null_high": high})
+    frame["emotion"] = [
+        f"{title} ({int((paper == number).sum())})" for title, number in zip(titles, numbers, strict=True)
+    ]
+    frame["low"], frame["high"] = zip(*ends, strict=True)
+    frame["p"] = family_p(frame["shift"].to_numpy(), null)
+    return frame.assign(counts=frame["p"] < 0.05, group="own vectors")
 
 
 def headline(frame: pd.DataFrame) -> str:

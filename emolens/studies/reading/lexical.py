@@ -72,6 +72,17 @@ def embeddings(model: HookedModel) -> Features:
     return features
 
 
+def names(model: HookedModel, emotions: Sequence[str]) -> Float[Tensor, "emotion d_model"]:
+    """The token embedding of each emotion's own name, after a space; the mean, where it has several tokens.
+
+    >>> tuple(names(model, ["happy", "on edge"]).shape)
+    (2, 32)
+    """
+    matrix = embedding_matrix(model)
+    own = [model.tokenizer(f" {emotion}", add_special_tokens=False)["input_ids"] for emotion in emotions]
+    return torch.stack([matrix[ids].mean(dim=0) for ids in own])
+
+
 def style(documents: Sequence[str]) -> Float[Tensor, "text feature"]:
     """Marks and pronouns for each word, mean length of words and sentences, and the length of the text.
 
