@@ -97,7 +97,7 @@ def test_each_question_has_a_panel_and_lines_join_models_of_one_family():
     frame["verdict"] = ["beyond the null"] * 5 + ["inside the null"]
     first = size_ladder(frame)
     assert [ax.get_title() for ax in first.figure.axes] == ["found", "read"]
-    assert first.figure.get_suptitle() == "1 of 2 questions: beyond the null in all of 3 models"
+    assert first.figure.get_suptitle() == "1 of 2 questions come out beyond the null in all 3 models"
     joined = [line for line in first.lines if len(line.get_xdata()) == 2 and line.get_ydata()[0] == 0.4]
     assert [line.get_xdata().tolist() for line in joined] == [[5e8, 15e8]]
     names = [text.get_text() for text in first.figure.legends[0].get_texts()]

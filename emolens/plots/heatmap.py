@@ -122,7 +122,7 @@ def heatmap(
     scale, meaning = _checked_scale(np.concatenate([scores[start:end] for _, start, end in parts]), scale)
     said = [(role, tokens[start:end], scores[start:end]) for role, start, end in parts]
     if not isinstance(readout, tuple):
-        said = [(role, *whole_characters(*part)) for role, *part in said]
+        said = [(role, *whole_characters(part, values)) for role, part, values in said]
     blocks = []
     for index in columns:
         name = f"<b>{_escape(names[index])}</b>" if names[index] else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from textwrap import fill
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -56,7 +57,7 @@ def _title(frame: pd.DataFrame) -> str:
     """How many questions come out beyond their null in every model of those asked."""
     beyond = frame["verdict"].eq(BEYOND).groupby(frame["question"], sort=False).all()
     models = frame["model"].nunique()
-    return f"{int(beyond.sum())} of {len(beyond)} questions: beyond the null in all of {models} models"
+    return f"{int(beyond.sum())} of {len(beyond)} questions come out beyond the null in all {models} models"
 
 
 def _panel(frame: pd.DataFrame, ax: Axes) -> Axes:
@@ -72,7 +73,7 @@ def _panel(frame: pd.DataFrame, ax: Axes) -> Axes:
         marker = MARKERS[number % len(MARKERS)]
         ax.plot(part["parameters"], part["effect"], color=colour, lw=1, alpha=0.6)
         ax.vlines(part["parameters"], part["low"], part["high"], color=colour, lw=1.4)
-        style = {"marker": marker, "ls": "", "ms": 6, "mec": colour}
+        style: dict[str, Any] = {"marker": marker, "ls": "", "ms": 6, "mec": colour}
         for size, effect, verdict in part[["parameters", "effect", "verdict"]].itertuples(index=False):
             ax.plot(size, effect, mfc=colour if verdict == BEYOND else "white", **style)
         ax.plot([], [], mfc=colour, label=family, **style)
