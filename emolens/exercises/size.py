@@ -19,8 +19,8 @@ def difference(answer: Any, smaller: pd.Series, larger: pd.Series) -> str | None
         answer: `(difference, low, high)`.
         smaller, larger: `effect`, `low`, `high`.
 
-    >>> one, two = ({"effect": 0.2, "low": 0.1, "high": 0.3}, {"effect": 0.5, "low": 0.4, "high": 0.6})
-    >>> difference((0.3, 0.159, 0.441), one, two)
+    >>> rows = pd.DataFrame({"effect": [0.2, 0.5], "low": [0.1, 0.4], "high": [0.3, 0.6]})
+    >>> difference((0.3, 0.159, 0.441), rows.iloc[0], rows.iloc[1])
     Right. An effect beyond its null beside one inside its null can be the same effect. Compare the two.
     """
     if wrong := _not_numbers(answer, 3, "the difference, and both ends of its interval"):
