@@ -83,6 +83,24 @@ def test_the_stored_table_is_what_is_shown():
 def test_a_missing_effect_is_left_out_of_the_figure():
     frame = pd.DataFrame({"question": "found", "model": ["a", "b"], "parameters": [1e8, 1e9], "unit": "share"})
     frame = frame.assign(effect=[0.4, np.nan], low=[0.3, np.nan], high=[0.5, np.nan], null_low=0.0, null_high=0.1)
-    points = [line for line in size_ladder(frame.assign(verdict="inside the null")).lines if line.get_marker() == "o"]
+    lines = size_ladder(frame.assign(verdict="inside the null")).lines
+    points = [line for line in lines if line.get_marker() == "o" and len(line.get_xdata())]
     assert len(points) == 1
     assert points[0].get_markerfacecolor() == "white"
+
+
+def test_each_question_has_a_panel_and_lines_join_models_of_one_family():
+    sizes = {"qwen2.5-0.5b": 5e8, "qwen2.5-1.5b": 15e8, "gemma-3": 3e8}
+    frame = pd.DataFrame([(q, *model) for q in ("found", "read") for model in sizes.items()])
+    frame.columns = ["question", "model", "parameters"]
+    frame = frame.assign(unit="share", effect=0.4, low=0.3, high=0.5, null_low=0.0, null_high=0.1)
+    frame["verdict"] = ["beyond the null"] * 5 + ["inside the null"]
+    first = size_ladder(frame)
+    assert [ax.get_title() for ax in first.figure.axes] == ["found", "read"]
+    assert first.figure.get_suptitle() == "1 of 2 questions come out beyond the null in all 3 models"
+    joined = [line for line in first.lines if len(line.get_xdata()) == 2 and line.get_ydata()[0] == 0.4]
+    assert [line.get_xdata().tolist() for line in joined] == [[5e8, 15e8]]
+    names = [text.get_text() for text in first.figure.legends[0].get_texts()]
+    assert names == ["null", "gemma", "qwen", "hollow: inside the null"]
+    with pytest.raises(ValueError, match="2 questions need a panel each"):
+        size_ladder(frame, ax=first)

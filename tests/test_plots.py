@@ -93,6 +93,19 @@ def test_scores_that_are_missing_infinite_or_all_zero():
     assert Page(plots.heatmap((["a"] * 1000, sparse)).markup).classes()[:2] == ["u10", "z"]
 
 
+def test_turns_begin_a_line_with_their_role_and_smoothing_is_over_neighbours():
+    tokens, scores = ["<s>", "Hi", " you", "<e>", "No"], np.array([9.0, 0.0, 0.3, 9.0, 0.6])
+    drawn = plots.heatmap((tokens, scores), "calm", turns=[("user", 1, 3), ("assistant", 4, 5)])
+    page = Page(drawn.markup)
+    assert [text for text, _ in page.tokens[:3]] == ["Hi", " you", "No"]  # not what stands between the turns
+    assert page.classes()[:3] == ["z", "u5", "u10"] and "user" in page.texts and "<br><i>assistant</i>" in drawn.markup
+    smoothed = Page(plots.heatmap((["a", "b", "c"], [0.0, 0.3, 0.0]), "calm", scale=0.3, smooth=3).markup)
+    assert [attributes["title"] for _, attributes in smoothed.tokens[:3]] == ["a +0.150", "b +0.100", "c +0.150"]
+    for wrong, message in (({"smooth": 0}, "smooth=0"), ({"turns": [("user", 0, 9)]}, "not within 1 tokens")):
+        with pytest.raises(ValueError, match=message):
+            plots.heatmap((["a"], [0.1]), "calm", **wrong)
+
+
 def test_white_space_is_visible_and_kept():
     tokens = ["Hi", " you", "\n\n", "  ", "\t", "", "\x00"]
     page = Page(plots.heatmap((tokens, np.ones(7))).markup)

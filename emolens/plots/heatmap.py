@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import pandas as pd
 
 from emolens.files import write_atomic
 
@@ -82,8 +83,12 @@ def heatmap(
     emotions: str | Sequence[str] | None = None,
     title: str | None = None,
     scale: float | None = None,
+    turns: Sequence[tuple[str, int, int]] | None = None,
+    smooth: int = 1,
 ) -> HTML:
     """Colour each token by its score: red up, blue down and underlined, scaled as in the paper.
+
+    `token_text` draws the same as a picture; `conversation` shows several emotions in one text.
 
     Args:
         readout: a `Readout` of one text, or `(tokens, scores)` with scores [token] or [token emotion]. The tokens of
@@ -94,9 +99,13 @@ def heatmap(
         title: a heading; the page's title too.
         scale: the score drawn in full colour; None takes the 99th percentile of |score| over all tokens
             and all emotions of the readout, shown or not.
+        turns: `(role, start, end)`, tokens [start, end), as `model.encode_chat(messages).turns`. Each begins a line
+            with its role, and what stands between them is left out.
+        smooth: mean over so many tokens, the token itself in the middle.
 
     Raises:
-        ValueError: several texts, lengths that do not match, an unknown emotion, a scale that is not positive.
+        ValueError: several texts, lengths that do not match, an unknown emotion, a scale that is not positive; turns
+            that overlap or reach outside the text, `smooth` below 1.
 
     Example:
         >>> heatmap(el.read(model, "she ran !", vectors), "calm", title="who ran")
@@ -104,14 +113,24 @@ def heatmap(
         >>> ' ran</span>' in heatmap((["she", " ran"], [0.1, -0.2])).markup
         True
     """
+    if smooth < 1:
+        raise ValueError(f"smooth={smooth}: a mean is over at least 1 token")
     tokens, scores, names, columns = shown(readout, emotions)
-    scale, meaning = _checked_scale(scores, scale)
+    if smooth > 1:
+        scores = pd.DataFrame(scores).rolling(smooth, center=True, min_periods=1).mean().to_numpy()
+    parts = [part for part in _in_order(turns, len(tokens)) if part[0]] if turns else [("", 0, len(tokens))]
+    scale, meaning = _checked_scale(np.concatenate([scores[start:end] for _, start, end in parts]), scale)
+    said = [(role, tokens[start:end], scores[start:end]) for role, start, end in parts]
     if not isinstance(readout, tuple):
-        tokens, scores = whole_characters(tokens, scores)
+        said = [(role, *whole_characters(part, values)) for role, part, values in said]
     blocks = []
     for index in columns:
         name = f"<b>{_escape(names[index])}</b>" if names[index] else ""
-        blocks.append(f"<p>{name}{_tokens(tokens, scores[:, index], scale)}</p>")
+        lines = [
+            (f"<i>{_escape(role)}</i> " if role else "") + _tokens(part, values[:, index], scale)
+            for role, part, values in said
+        ]
+        blocks.append(f"<p>{name}{'<br>'.join(lines)}</p>")
     heading = f"<h4>{_escape(title)}</h4>" if title else ""
     markup = (
         f'<div class="emolens-heat"><style>{_css()}</style>{heading}{"".join(blocks)}{_legend(scale, meaning)}</div>'
@@ -144,20 +163,12 @@ def conversation(
     tokens, scores, names, columns = shown(readout, emotions)
     scale, meaning = _checked_scale(scores, scale)
     names, values = [names[index] for index in columns], scores[:, columns]
-    parts, done = [], 0
-    in_order = sorted(turns, key=lambda turn: turn[1])  # a template may put a system message into a later turn
-    for role, start, end in [*in_order, ("", len(tokens), len(tokens))]:
-        if not done <= start <= end <= len(tokens):
-            raise ValueError(
-                f"turn {role!r} [{start}, {end}) overlaps the one before or is not within {len(tokens)} tokens"
-            )
-        for kind, begin, stop in (("", done, start), (role, start, end)):
-            if begin < stop:
-                part = (tokens[begin:stop], values[begin:stop])
-                part = part if isinstance(readout, tuple) else whole_characters(*part)
-                cells = _cells(*part, names, scale, lines=bool(kind))
-                parts.append(f"<section><b>{_escape(kind)}</b>{cells}</section>" if kind else f"<aside>{cells}</aside>")
-        done = end
+    parts = []
+    for kind, begin, stop in _in_order(turns, len(tokens)):
+        part = (tokens[begin:stop], values[begin:stop])
+        part = part if isinstance(readout, tuple) else whole_characters(*part)
+        cells = _cells(*part, names, scale, lines=bool(kind))
+        parts.append(f"<section><b>{_escape(kind)}</b>{cells}</section>" if kind else f"<aside>{cells}</aside>")
     heading = f"<h4>{_escape(title)}</h4>" if title else ""
     listed = ", ".join(map(_escape, names))
     steps = np.linspace(-1, 1, 11)
@@ -166,6 +177,22 @@ def conversation(
     style = f"<style>{_css()}{_bar_css()}</style>"
     markup = f'<div class="emolens-heat emolens-talk">{style}{heading}<small>{legend}</small>{"".join(parts)}</div>'
     return HTML(markup, title or "emolens conversation")
+
+
+def _in_order(turns: Sequence[tuple[str, int, int]], number: int) -> list[tuple[str, int, int]]:
+    """The turns in the order of the text, and without a role what the chat template puts between them.
+
+    >>> _in_order([("assistant", 4, 6), ("user", 1, 3)], 6)
+    [('', 0, 1), ('user', 1, 3), ('', 3, 4), ('assistant', 4, 6)]
+    """
+    parts, done = [], 0
+    in_order = sorted(turns, key=lambda turn: turn[1])  # a template may put a system message into a later turn
+    for role, start, end in [*in_order, ("", number, number)]:
+        if not done <= start <= end <= number:
+            raise ValueError(f"turn {role!r} [{start}, {end}) overlaps the one before or is not within {number} tokens")
+        parts += [("", done, start), (role, start, end)]
+        done = end
+    return [part for part in parts if part[1] < part[2]]
 
 
 def shown(readout: Any, emotions: str | Sequence[str] | None) -> tuple[list[str], np.ndarray, list[str], list[int]]:

@@ -2,77 +2,98 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from math import ceil
+import re
+from textwrap import fill
+from typing import Any
 
-import numpy as np
 import pandas as pd
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import NullLocator
 
-from emolens.plots.style import COLOURS, NULL, SMALL, plain, require
+from emolens.plots.panels import panels
+from emolens.plots.style import COLOURS, MARKERS, NULL, SMALL, beside, new_axes, plain, require
 
-COLUMNS = 4
 BEYOND = "beyond the null"
+COLUMNS = "question", "model", "parameters", "unit", "effect", "low", "high", "null_low", "null_high", "verdict"
+ACROSS, WIDTH = 4, 34  # panels beside each other, characters of a line of their titles
+FAMILY = re.compile(r"[a-z]+")  # the letters that a model's name begins with
 
 
-def size_ladder(frame: pd.DataFrame, ax: Sequence[Axes] | None = None) -> Axes:
-    """The effect of each question by the number of parameters, with the null's band in grey.
+def size_ladder(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """The effect of each question by the number of parameters, with the null's band in grey: a panel for each.
+
+    A colour and a marker for each family of models, which is what the names begin with; a line joins the models of one
+    family alone, since between families more than the size differs. Filled points are beyond the null.
 
     Args:
         frame: a row for each `question` and `model`: `parameters`, `unit`, `effect`, `low`, `high`, `null_low`,
-            `null_high`, `verdict`. Filled points are beyond the null; rows without an effect are left out.
-        ax: one for each question that has one.
+            `null_high`, `verdict`. Rows without an effect are left out.
+        ax: for a table of one question.
 
     Returns:
-        The first.
+        The first panel; the others are in its `figure.axes`.
+
+    Raises:
+        ValueError: no row with an effect, a column is missing, or several questions for one `ax`.
 
     >>> frame = pd.DataFrame({"question": "found", "model": ["a", "b"], "parameters": [1e8, 1e9], "unit": "share"})
     >>> frame = frame.assign(effect=[0.4, 0.6], low=[0.3, 0.5], high=[0.5, 0.7], null_low=0, null_high=0.1)
     >>> size_ladder(frame.assign(verdict="beyond the null")).get_ylabel()
     'share'
     """
-    require(
-        frame, "question", "model", "parameters", "unit", "effect", "low", "high", "null_low", "null_high", "verdict"
-    )
-    questions = list(frame.loc[frame["effect"].notna(), "question"].unique())
-    axes: list[Axes] = _panels(len(questions)) if ax is None else list(np.ravel(np.asarray(ax)))
-    for place, question in zip(axes, questions, strict=False):
-        _panel(place, question, frame)
-    return axes[0]
+    require(frame, *COLUMNS)
+    frame = frame[frame["effect"].notna()]
+    require(frame, *COLUMNS)
+    questions = frame["question"].nunique()
+    if questions == 1:
+        return _panel(frame, ax or new_axes(5, 3))
+    if ax is not None:
+        raise ValueError(f"{questions} questions need a panel each: leave ax out, or give the rows of one question")
+    wrapped = frame.assign(question=[fill(question, WIDTH) for question in frame["question"]])
+    return panels(wrapped, "question", size_ladder, _title(frame), ACROSS, share_y=False)
 
 
-def _panels(number: int) -> list[Axes]:
-    columns = min(COLUMNS, number)
-    rows = ceil(number / columns)
-    size = (3.1 * columns, 2.6 * rows)
-    axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)[1]
-    for empty in axes.flat[number:]:
-        empty.remove()
-    return list(axes.flat[:number])
+def _title(frame: pd.DataFrame) -> str:
+    """How many questions come out beyond their null in every model of those asked."""
+    beyond = frame["verdict"].eq(BEYOND).groupby(frame["question"], sort=False).all()
+    models = frame["model"].nunique()
+    return f"{int(beyond.sum())} of {len(beyond)} questions come out beyond the null in all {models} models"
 
 
-def _panel(ax: Axes, question: str, frame: pd.DataFrame) -> None:
-    whole = frame[frame["question"].eq(question)]
-    sizes = frame.drop_duplicates("model").set_index("model")["parameters"]
-    part = whole[whole["effect"].notna()].sort_values("parameters")
-    x = part["parameters"].to_numpy(float)
-    for at, low, high in part[["parameters", "null_low", "null_high"]].itertuples(index=False):
+def _panel(frame: pd.DataFrame, ax: Axes) -> Axes:
+    """One question."""
+    frame = frame.sort_values("parameters")
+    for number, (at, low, high) in enumerate(frame[["parameters", "null_low", "null_high"]].itertuples(index=False)):
         edges = [at / 1.2, at * 1.2]
-        ax.fill_between(edges, low, high, color=NULL, alpha=0.3, lw=0)
+        ax.fill_between(edges, low, high, color=NULL, alpha=0.3, lw=0, label="" if number else "null")
         ax.plot(edges, [high, high], color=NULL, lw=1)
-    ax.plot(x, part["effect"], color=COLOURS[0], lw=1, alpha=0.6)
-    ax.vlines(x, part["low"], part["high"], color=COLOURS[0], lw=1.4)
-    for size, effect, verdict in part[["parameters", "effect", "verdict"]].itertuples(index=False):
-        ax.plot(size, effect, "o", ms=6, mec=COLOURS[0], mfc=COLOURS[0] if verdict == BEYOND else "white")
-    ax.set_xscale("log")
-    ax.set_xlim(sizes.min() / 1.5, sizes.max() * 1.5)
-    ax.xaxis.set_minor_formatter(NullFormatter())
-    ax.set_xticks(sizes, [_short(size) for size in sizes], fontsize=SMALL)
-    ax.set_title(plain(question), fontsize=SMALL + 1)
-    ax.set_ylabel(plain(whole["unit"].iloc[0]), fontsize=SMALL)
-    ax.spines[["top", "right"]].set_visible(False)
+    families = frame["model"].map(_family)
+    for number, family in enumerate(dict.fromkeys(families)):
+        part, colour = frame[families.eq(family)], COLOURS[number % len(COLOURS)]
+        marker = MARKERS[number % len(MARKERS)]
+        ax.plot(part["parameters"], part["effect"], color=colour, lw=1, alpha=0.6)
+        ax.vlines(part["parameters"], part["low"], part["high"], color=colour, lw=1.4)
+        style: dict[str, Any] = {"marker": marker, "ls": "", "ms": 6, "mec": colour}
+        for size, effect, verdict in part[["parameters", "effect", "verdict"]].itertuples(index=False):
+            ax.plot(size, effect, mfc=colour if verdict == BEYOND else "white", **style)
+        ax.plot([], [], mfc=colour, label=family, **style)
+    ax.plot([], [], "o", ms=6, mec=NULL, mfc="white", label="hollow: inside the null")
+    ax.set(xscale="log", xlim=(frame["parameters"].min() / 1.5, frame["parameters"].max() * 1.5), xlabel="parameters")
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set_xticks(frame["parameters"], [_short(size) for size in frame["parameters"]], fontsize=SMALL)
+    ax.set_title(plain(frame["question"].iloc[0]), fontsize=SMALL + 1)
+    ax.set_ylabel(plain(frame["unit"].iloc[0]), fontsize=SMALL)
+    return beside(ax)
+
+
+def _family(model: str) -> str:
+    """What a model's name begins with.
+
+    >>> _family("qwen2.5-coder-0.5b-instruct")
+    'qwen'
+    """
+    found = FAMILY.match(model.lower())
+    return found[0] if found else model
 
 
 def _short(parameters: float) -> str:
