@@ -88,7 +88,7 @@ def effect_dots(
 ) -> Axes:
     """Effect of each direction on up to two contrasts, with intervals and where the null lies.
 
-    Directions stand in the order of the table, so that the panels of `panels` share one axis.
+    Directions stand in the order of the table; in `panels`, in that of the first panel.
 
     Args:
         frame: a row for each `contrast` and `direction`: `effect`, `low`, `high`, and the `verdict`, by which a marker
@@ -111,14 +111,18 @@ def effect_dots(
     require(frame, "contrast", "direction", "effect", "low", "high", "verdict")
     shown = list(contrasts) or list(dict.fromkeys(frame["contrast"]))[:2]
     frame = frame[frame["contrast"].isin(shown)].assign(**(_widest(frame, nulls) if nulls else {}))
-    names = list(dict.fromkeys(frame["direction"]))
+    names = list(dict.fromkeys(map(str, frame["direction"])))
     ax = ax or new_axes(7.5, 0.26 * len(names) * max(1, len(shown)) ** 0.5 + 1.6)
+    there = [text.get_text() for text in ax.get_yticklabels()]  # of a panel that shares this axis
+    names = there if set(names) <= set(there) else names
     ax.axvline(0, color="black", lw=0.8)
     for number, (contrast, colour, marker) in enumerate(zip(shown, cycle(COLOURS), cycle(MARKERS))):
         part = frame[frame["contrast"] == contrast]
-        y = np.array([names.index(name) for name in part["direction"]]) + (number - (len(shown) - 1) / 2) * 0.35
+        y = np.array([names.index(str(name)) for name in part["direction"]]) + (number - (len(shown) - 1) / 2) * 0.35
         if "null_low" in part and part["null_low"].notna().any():
-            ax.hlines(y, part["null_low"], part["null_high"], color=NULL, lw=5, alpha=0.35, label="" if number else null)
+            ax.hlines(
+                y, part["null_low"], part["null_high"], color=NULL, lw=5, alpha=0.35, label="" if number else null
+            )
         ax.hlines(y, part["low"], part["high"], color=colour, lw=1.2)
         fill = np.where(part["verdict"] == Verdict.BEYOND, colour, "white")
         label = "effect, 95 % interval" if len(shown) == 1 else plain(contrast)
