@@ -1,4 +1,4 @@
-"""Exercises of the notebook on leverage: a preference by hand, a twin, a null that is too narrow, a block picked late."""
+"""Exercises of the notebook on leverage: a preference, a twin, a null that is too narrow, a block picked late."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -94,7 +94,8 @@ def permuted_ratings(answer: Any, slopes: Any, ratings: Any, random_gradients: A
     >>> rng = np.random.default_rng(0)
     >>> slopes, ratings = rng.normal(size=80), rng.normal(size=80)
     >>> wide = rng.normal(0, 0.3, 500)
-    >>> permuted_ratings([np.corrcoef(slopes, rng.permutation(ratings))[0, 1] for _ in range(300)], slopes, ratings, wide)
+    >>> drawn = [np.corrcoef(slopes, rng.permutation(ratings))[0, 1] for _ in range(300)]
+    >>> permuted_ratings(drawn, slopes, ratings, wide)
     Right. The null of permuted ratings is less than half as wide ...
     """
     draws = np.asarray(answer, dtype=float)

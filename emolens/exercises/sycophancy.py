@@ -27,7 +27,7 @@ def own_conversation(answer: Any, model: HookedModel, elsewhere: Sequence[Mappin
             `preference`, a number in nats per token.
         elsewhere: another conversation, the control.
 
-    >>> own_conversation({"messages": []}, None, [])
+    >>> own_conversation({"messages": []}, model, [])
     Not yet: give a dict with the keys messages, honest, harsh, preference; yours lacks honest.
     """
     if not isinstance(answer, Mapping) or (lacking := [key for key in KEYS if key not in answer]):

@@ -148,7 +148,7 @@ def null_draws(
 
     >>> frame = pd.DataFrame({"value": np.linspace(-0.5, 0.5, 101), "observed": 0.6})
     >>> null_draws(frame).get_title()
-    'Observed +0.60, outside 95 % of the draws (-0.48 to +0.48)'
+    'Observed +0.60, outside 95 % of the draws (-0.47 to +0.47)'
     """
     require(frame, "value", "observed")
     ax = ax or new_axes(6.2, 3.4)
