@@ -570,7 +570,7 @@ def test_effect_dots_in_panels_keep_each_effect_beside_its_own_name():
     second = first.figure.axes[1]
     dots = [one for one in second.collections if hasattr(one, "get_offsets") and len(one.get_offsets()) == 2]
     assert sorted(dots[-1].get_offsets().tolist()) == [[-0.2, 0.0], [0.2, 1.0]]
-    assert [text.get_text() for text in first.figure.legends[0].get_texts()][0] == "the furthest of 2"
+    assert first.figure.legends[0].get_texts()[0].get_text() == "the furthest of 2"
     assert first.get_xlabel() == second.get_xlabel() == "score"
 
 

@@ -111,8 +111,8 @@ def shared_part(answer: Any, directions: int = 5) -> str | None:
     return None
 
 
-@checked("A table of several tests is a family: with six of them, one in four families of nothing has a p below "
-         "0.05. What is left asks for a repetition on other texts.")  # fmt: skip
+@checked("A table of several tests is a family: of six independent ones on nothing, one family in four has a p "
+         "below 0.05. What does not survive asks for a repetition on other texts.")  # fmt: skip
 def corrected(answer: Any, table: pd.DataFrame) -> str | None:
     """Is it the p of each row, the largest over its nulls, corrected for the number of rows?
 

@@ -113,8 +113,9 @@ def effect_dots(
     frame = frame[frame["contrast"].isin(shown)].assign(**(_widest(frame, nulls) if nulls else {}))
     names = list(dict.fromkeys(map(str, frame["direction"])))
     ax = ax or new_axes(7.5, 0.26 * len(names) * max(1, len(shown)) ** 0.5 + 1.6)
-    there = [text.get_text() for text in ax.get_yticklabels()]  # of a panel that shares this axis
-    names = there if set(names) <= set(there) else names
+    for panel in ax.get_shared_y_axes().get_siblings(ax):  # an earlier one has named the axis
+        there = [text.get_text() for text in panel.get_yticklabels()]
+        names = there if set(names) <= set(there) else names
     ax.axvline(0, color="black", lw=0.8)
     for number, (contrast, colour, marker) in enumerate(zip(shown, cycle(COLOURS), cycle(MARKERS))):
         part = frame[frame["contrast"] == contrast]
@@ -151,7 +152,7 @@ def null_draws(
     'Observed +0.60, outside 95 % of the draws (-0.47 to +0.47)'
     """
     require(frame, "value", "observed")
-    ax = ax or new_axes(6.2, 3.4)
+    ax = ax or new_axes(7.2, 3.2)
     observed = float(frame["observed"].iloc[0])
     low, high = (float(end) for end in frame["value"].quantile([0.025, 0.975]))
     ax.axvspan(low, high, color=NULL, alpha=0.18, lw=0, label="95 % of the draws")
@@ -159,6 +160,7 @@ def null_draws(
     ax.axvline(observed, color=COLOURS[1], lw=2, label="observed")
     side = "inside" if low <= observed <= high else "outside"
     ax.set(xlabel=xlabel, ylabel="draws")
+    ax.locator_params(axis="x", nbins=5)
     ax.set_title(title or f"Observed {observed:+.2f}, {side} 95 % of the draws ({low:+.2f} to {high:+.2f})")
     return beside(ax)
 
