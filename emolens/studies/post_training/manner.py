@@ -135,7 +135,7 @@ def headline(frame: pd.DataFrame, layer: int) -> str:
 def held_out_null(
     model: HookedModel, vectors: EmotionVectors, null: Sequence[HookedModel], layer: int | None = None, seed: int = 0
 ) -> StudyResult:
-    """Each no-manner child as if it were the child in question, against the spread of the others: the false alarms.
+    """Each control fine-tune as if it were the child in question, against the spread of the others: the false alarms.
 
     >>> table = held_out_null(model, vectors, [model, model, model], 2).table()
     >>> float(table["called"].max())
