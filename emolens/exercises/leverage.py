@@ -1,4 +1,4 @@
-"""Exercises of the notebook on leverage: a preference, a twin, a null that is too narrow, a block picked late."""
+"""Exercises of the notebook on leverage: a preference, a twin, a narrow null, a block picked late, power."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -143,6 +143,31 @@ def not_passed(answer: Any, row: Mapping[str, Any] | pd.Series) -> str | None:
         if right - given:
             return f"{place}: there are more nulls that are not passed; look at every p above {LEVEL}."
     return None
+
+
+@checked('A null that is wide hides what is smaller than it: "does not count" is not "is not there".')
+def smallest_that_counts(answer: Any, row: Mapping[str, Any] | pd.Series) -> str | None:
+    """Is it the smallest size of r that is beyond all of the nulls?
+
+    Args:
+        answer: a number.
+        row: of the table of alignment: `NAME_sd` for each null.
+
+    >>> smallest_that_counts(0.59, {"shuffled labels_sd": 0.1, "random gradients_sd": 0.3})
+    Right. A null that is wide hides what is smaller than it...
+    """
+    if np.size(answer) != 1:
+        return f"the answer is one number, and yours has the shape {np.shape(answer)}."
+    value, widths = float(np.asarray(answer).item()), [row[f"{name}_sd"] for name in NULLS if f"{name}_sd" in row]
+    if value < 0:
+        return "a size is not negative: an effect may lie beyond a null on either side of it."
+    if abs(value / (1.96 * max(widths)) - 1) < 0.05:
+        return None
+    if abs(value / max(widths) - 1) < 0.05:
+        return "one standard deviation is passed by every third draw: how many does it take for one in twenty?"
+    if value < 1.96 * max(widths):
+        return "there is a null that this does not pass: an effect has to be beyond the widest one."
+    return "this would count, but something smaller would count as well."
 
 
 def _names(given: str | Iterable[str]) -> set[str]:

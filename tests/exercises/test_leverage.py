@@ -108,3 +108,21 @@ def test_without_a_null_of_labels_only_the_others_are_asked_for(capsys):
     leverage.not_passed(names, row)
     right, wrong = capsys.readouterr().out.splitlines()
     assert right.startswith("Right. ") and wrong.startswith("Not yet: give a dict with the keys 'this block'")
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (..., MISSING),
+        (0.588, "Right. A null that is wide"),
+        (0.6, "Right. "),
+        (0.3, "Not yet: one standard deviation is passed by every third draw"),
+        (0.196, "Not yet: there is a null that this does not pass"),
+        (0.9, "Not yet: this would count, but something smaller"),
+        (-0.588, "Not yet: a size is not negative"),
+        ([0.1, 0.2], "Not yet: the answer is one number"),
+    ],
+)
+def test_the_widest_null_decides_how_large_an_effect_must_be(answer, said, capsys):
+    leverage.smallest_that_counts(answer, {"shuffled labels_sd": 0.1, "random gradients_sd": 0.3})
+    assert capsys.readouterr().out.startswith(said)
