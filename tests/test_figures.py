@@ -597,11 +597,35 @@ def test_effect_dots_show_two_contrasts_with_the_widest_null_and_what_beats_it()
     segments = [one.get_segments()[0][:, 0].tolist() for one in ax.collections if hasattr(one, "get_segments")]
     assert [-0.04, 0.03] in segments
     third = plots.effect_dots(pd.DataFrame(rows).drop(columns=["p_a", "p_b"]), ["three"])
-    assert legend(third) == ["three"]
+    assert legend(third) == ["effect, 95 % interval"]  # one contrast, which the panel's title or the caption names
     filled = [dots for dots in ax.collections if hasattr(dots, "get_sizes") and dots.get_facecolors().size]
     assert [(dots.get_facecolors()[:, :3] < 1).any(axis=1).tolist() for dots in filled][-1] == [True, False]
     with pytest.raises(ValueError, match="missing: c_low, c_high"):
         plots.effect_dots(pd.DataFrame(rows), nulls=["c"])
+
+
+def test_effect_dots_in_panels_keep_each_effect_beside_its_own_name():
+    rows = [("one", "calm", 0.3), ("one", "sad", 0.1), ("two", "sad", 0.2), ("two", "calm", -0.2)]
+    frame = pd.DataFrame(rows, columns=["contrast", "direction", "effect"]).assign(verdict=Verdict.INSIDE)
+    frame = frame.assign(low=frame["effect"], high=frame["effect"], null_low=-0.4, null_high=0.4)
+    first = plots.panels(frame, "contrast", plots.effect_dots, null="the furthest of 2", xlabel="score")
+    assert [text.get_text() for text in first.get_yticklabels()] == ["calm", "sad"]
+    second = first.figure.axes[1]
+    dots = [one for one in second.collections if hasattr(one, "get_offsets") and len(one.get_offsets()) == 2]
+    assert sorted(dots[-1].get_offsets().tolist()) == [[-0.2, 0.0], [0.2, 1.0]]
+    assert first.figure.legends[0].get_texts()[0].get_text() == "the furthest of 2"
+    assert first.get_xlabel() == second.get_xlabel() == "score"
+
+
+def test_null_draws_say_whether_the_observation_lies_among_them():
+    draws = pd.DataFrame({"value": np.linspace(-1, 1, 201), "observed": 0.2})
+    ax = plots.null_draws(draws, xlabel="r")
+    assert ax.get_title().startswith("Observed +0.20, inside 95 %") and ax.get_xlabel() == "r"
+    assert legend(ax) == ["95 % of the draws", "draws of the null", "observed"]
+    assert plots.null_draws(draws.assign(observed=-0.99)).get_title().startswith("Observed -0.99, outside")
+    assert plots.null_draws(draws, title="Chance").get_title() == "Chance"
+    with pytest.raises(ValueError, match="missing: observed"):
+        plots.null_draws(draws[["value"]])
 
 
 def test_a_band_is_drawn_where_nulls_were_run():

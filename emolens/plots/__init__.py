@@ -6,7 +6,7 @@ for print in grey. Without `ax` a function makes a figure of its own.
 
 from emolens.plots.circuits import circuitsvis_attention, circuitsvis_view
 from emolens.plots.course import course
-from emolens.plots.doses import dose_response, effect_dots, patch_map, scatter
+from emolens.plots.doses import dose_response, effect_dots, null_draws, patch_map, scatter
 from emolens.plots.heatmap import HTML, conversation, heatmap
 from emolens.plots.ladder import size_ladder
 from emolens.plots.layers import effect_by_layer, layer_sweep, reliability
@@ -58,6 +58,7 @@ __all__ = [
     "loss_curve",
     "monitor_areas",
     "monitor_curves",
+    "null_draws",
     "panels",
     "patch_map",
     "reliability",

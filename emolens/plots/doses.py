@@ -11,8 +11,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from emolens.plots.style import (
+    COLOURS,
     DASHES,
     DIVERGING,
+    MARKERS,
     NULL,
     SMALL,
     beside,
@@ -23,7 +25,6 @@ from emolens.plots.style import (
     plain,
     require,
 )
-from emolens.plots.training import shift_dots
 from emolens.stats import Verdict, null_columns
 
 
@@ -81,15 +82,26 @@ def effect_dots(
     contrasts: Sequence[str] = (),
     title: str = "Change for a small strength of each direction",
     nulls: Sequence[str] = (),
+    null: str = "95 % of single nulls",
     ax: Axes | None = None,
+    **axes: str,
 ) -> Axes:
-    """Effect of each direction on up to two contrasts, with intervals and where single nulls lie.
+    """Effect of each direction on up to two contrasts, with intervals and where the null lies.
+
+    Directions stand in the order of the table; in `panels`, in that of the first panel.
 
     Args:
-        frame: a row for each `contrast` and `direction`: `effect`, `low`, `high`, and the `verdict`.
+        frame: a row for each `contrast` and `direction`: `effect`, `low`, `high`, and the `verdict`, by which a marker
+            is filled (beyond the null, corrected where the verdict is) or hollow; if present `null_low` and
+            `null_high`, a grey bar.
         contrasts: which; default the first two.
-        nulls: the kinds of null that the table has columns of (`stats.null_columns`), drawn as one grey bar, the
+        nulls: the kinds of null that the table has columns of (`stats.null_columns`), drawn as the grey bar, the
             widest of the kinds.
+        null: what the grey bar is.
+        axes: `xlabel`, as of `Axes.set`.
+
+    Raises:
+        ValueError: no rows, or a column is missing.
 
     >>> frame = pd.DataFrame({"contrast": "own reply", "direction": ["calm", "sad"], "effect": [0.2, -0.1]})
     >>> frame = frame.assign(low=frame["effect"] - 0.1, high=frame["effect"] + 0.1, verdict=Verdict.NO_NULL)
@@ -98,13 +110,59 @@ def effect_dots(
     """
     require(frame, "contrast", "direction", "effect", "low", "high", "verdict")
     shown = list(contrasts) or list(dict.fromkeys(frame["contrast"]))[:2]
-    frame = frame[frame["contrast"].isin(shown)]
-    table = frame.rename(columns={"contrast": "group", "direction": "emotion", "effect": "shift"})
-    table = table.assign(counts=frame["verdict"] == Verdict.BEYOND, **(_widest(frame, nulls) if nulls else {}))
-    label = "log-odds for a strength of 0.1 (nats per token)"
-    return shift_dots(
-        table.drop(columns="layer", errors="ignore"), title, null="95 % of single nulls", xlabel=label, ax=ax
-    )
+    frame = frame[frame["contrast"].isin(shown)].assign(**(_widest(frame, nulls) if nulls else {}))
+    names = list(dict.fromkeys(map(str, frame["direction"])))
+    ax = ax or new_axes(7.5, 0.26 * len(names) * max(1, len(shown)) ** 0.5 + 1.6)
+    for panel in ax.get_shared_y_axes().get_siblings(ax):  # an earlier one has named the axis
+        there = [text.get_text() for text in panel.get_yticklabels()]
+        names = there if set(names) <= set(there) else names
+    ax.axvline(0, color="black", lw=0.8)
+    for number, (contrast, colour, marker) in enumerate(zip(shown, cycle(COLOURS), cycle(MARKERS))):
+        part = frame[frame["contrast"] == contrast]
+        y = np.array([names.index(str(name)) for name in part["direction"]]) + (number - (len(shown) - 1) / 2) * 0.35
+        if "null_low" in part and part["null_low"].notna().any():
+            ax.hlines(
+                y, part["null_low"], part["null_high"], color=NULL, lw=5, alpha=0.35, label="" if number else null
+            )
+        ax.hlines(y, part["low"], part["high"], color=colour, lw=1.2)
+        fill = np.where(part["verdict"] == Verdict.BEYOND, colour, "white")
+        label = "effect, 95 % interval" if len(shown) == 1 else plain(contrast)
+        ax.scatter(part["effect"], y, c=fill, edgecolors=colour, marker=marker, s=24, zorder=3, label=label)
+    ax.set_yticks(range(len(names)), [plain(name) for name in names], fontsize=SMALL)
+    ax.set_ylim(len(names) - 0.4, -0.6)
+    ax.set(title=title, **{"xlabel": "nats per token, for a strength of 0.1\n(hollow: does not count)"} | axes)
+    return beside(ax)
+
+
+def null_draws(
+    frame: pd.DataFrame, xlabel: str = "correlation", title: str = "", bins: int = 40, ax: Axes | None = None
+) -> Axes:
+    """What a null gives in its draws, as a histogram with the middle 95 % shaded, and what was observed.
+
+    Args:
+        frame: a row for each draw: its `value`, and what was `observed`, the same in all rows. With `panels` each null
+            or each observation has its own.
+        title: default whether the observation lies inside the middle 95 %, with the numbers.
+
+    Raises:
+        ValueError: no rows, or a column is missing.
+
+    >>> frame = pd.DataFrame({"value": np.linspace(-0.5, 0.5, 101), "observed": 0.6})
+    >>> null_draws(frame).get_title()
+    'Observed +0.60, outside 95 % of the draws (-0.47 to +0.47)'
+    """
+    require(frame, "value", "observed")
+    ax = ax or new_axes(7.2, 3.2)
+    observed = float(frame["observed"].iloc[0])
+    low, high = (float(end) for end in frame["value"].quantile([0.025, 0.975]))
+    ax.axvspan(low, high, color=NULL, alpha=0.18, lw=0, label="95 % of the draws")
+    ax.hist(frame["value"], bins=bins, color=NULL, alpha=0.7, label="draws of the null")
+    ax.axvline(observed, color=COLOURS[1], lw=2, label="observed")
+    side = "inside" if low <= observed <= high else "outside"
+    ax.set(xlabel=xlabel, ylabel="draws")
+    ax.locator_params(axis="x", nbins=5)
+    ax.set_title(title or f"Observed {observed:+.2f}, {side} 95 % of the draws ({low:+.2f} to {high:+.2f})")
+    return beside(ax)
 
 
 def scatter(
