@@ -15,7 +15,7 @@ from emolens.plots.matrices import score_matrix, similarity_matrix
 from emolens.plots.monitors import alarm_curves, monitor_areas, monitor_curves, roc_curves, watched_writing
 from emolens.plots.panels import panels
 from emolens.plots.saving import described, gallery, save
-from emolens.plots.slopes import slope_scatter, slopes_by_layer
+from emolens.plots.slopes import slope_scatter, slopes_by_layer, steering_dots
 from emolens.plots.style import words
 from emolens.plots.tables import agreement, component_bars, detection_bars, value_curves
 from emolens.plots.tokens import token_curves, token_scores, token_text
@@ -56,6 +56,7 @@ __all__ = [
     "size_ladder",
     "slope_scatter",
     "slopes_by_layer",
+    "steering_dots",
     "token_curves",
     "token_scores",
     "token_text",
