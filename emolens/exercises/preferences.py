@@ -125,7 +125,8 @@ def only_the_category(answer: Any, strength: Any, category: Any) -> str | None:
         return f"the answer has the shape {given.shape}, and {len(y)} activities need {y.shape}."
     spread = pd.Series(given).groupby(names).agg(np.ptp)
     if spread.max() > 1e-6 * max(1.0, np.abs(given).max()):
-        return f"two activities of the category {spread.idxmax()} have different scores: yours know more than the category."
+        where = f"two activities of the category {spread.idxmax()} have different scores"
+        return f"{where}: yours know more than the category."
     if np.ptp(given) == 0:
         return "all scores are alike: they correlate with nothing."
     best = pd.Series(y).groupby(names).transform("mean").to_numpy()

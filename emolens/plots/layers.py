@@ -62,8 +62,8 @@ def _of_sweep(frame: pd.DataFrame, measure: str, chosen: int | Mapping[str, int]
     if not at.any():
         return "Right emotion found, by layer"
     row = frame.loc[frame.loc[at, measure].idxmax()]
-    said = measure.replace("_", " ")
-    return f"{row['method'].capitalize()} vectors of block {row['layer']}: right emotion {said} for {row[measure]:.0%} of the texts"
+    whose = f"{row['method'].capitalize()} vectors of block {row['layer']}"
+    return f"{whose}: right emotion {measure.replace('_', ' ')} for {row[measure]:.0%} of the texts"
 
 
 def _one_measure(frame: pd.DataFrame, measure: str, chance: float) -> pd.DataFrame:

@@ -66,9 +66,9 @@ SCORE, STRENGTH = RNG.normal(size=(40, 3)) + WORDS[:, None] / 4, RNG.normal(size
 
 
 def rest(values):
-    return values - np.stack([np.polyval(np.polyfit(WORDS, one, 1), WORDS) for one in np.atleast_2d(values.T)]).T.reshape(
-        values.shape
-    )
+    return values - np.stack(
+        [np.polyval(np.polyfit(WORDS, one, 1), WORDS) for one in np.atleast_2d(values.T)]
+    ).T.reshape(values.shape)
 
 
 def r(x, y):
@@ -121,7 +121,10 @@ def resampled(null, family):
         (lambda null, family: None, MISSING),
         (resampled, RIGHT),
         (lambda null, family: 3.05 * null.std(), RIGHT),
-        (lambda null, family: np.quantile(np.abs(null - null.mean()), 0.95), "Not yet: that is the distance for a single"),
+        (
+            lambda null, family: np.quantile(np.abs(null - null.mean()), 0.95),
+            "Not yet: that is the distance for a single",
+        ),
         (lambda null, family: np.quantile(np.abs(null), 0.95 ** (1 / family)), "Not yet: that is counted from zero"),
         (lambda null, family: -3.0, "Not yet: a distance is not negative"),
         (lambda null, family: null, "Not yet: the function must return a single number"),

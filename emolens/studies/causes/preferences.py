@@ -577,10 +577,8 @@ def causal(
     table["verdict"] = pd.Series([Verdict.of(row) for row in table.loc[: n - 1, columns].to_numpy()]).reindex(
         table.index
     )
-    options = {"x": "r", "y": "effect", "null": "null directions", "xlabel": "correlation with preference, unsteered",
-               "ylabel": "change by steering (Elo)", "label": "direction", "labels": 22}  # fmt: skip
     null = f"{draws} directions of each kind ({', '.join(kinds)}), p corrected for {n} emotions"
-    return StudyResult("preference_steering", table, causal_headline(table), null, "scatter", options)
+    return StudyResult("preference_steering", table, causal_headline(table), null, "steering_dots")
 
 
 def causal_headline(frame: pd.DataFrame) -> str:
