@@ -222,7 +222,7 @@ def test_layer_sweep_needs_no_intervals_and_draws_where_it_is_told():
 
 def test_reliability_has_a_panel_with_its_own_null_band_for_each_method():
     ax = plots.reliability(reliability_table())
-    assert "null band" in legend(ax) and len(ax.collections) == 2
+    assert "different emotions, 95 %" in legend(ax) and len(ax.collections) == 2
     both = pd.concat([reliability_table().assign(method=method) for method in ("raw", "denoised")])
     both.loc[both["method"] == "raw", "null_high"] = 0.7
     panels = plots.reliability(both).figure.axes
@@ -231,7 +231,7 @@ def test_reliability_has_a_panel_with_its_own_null_band_for_each_method():
     assert tops == pytest.approx([0.7, 0.1])
     assert panels[0].figure.get_suptitle().endswith("at 5 of 10 blocks and readouts")
     _, ax = plt.subplots()
-    assert plots.reliability(both, ax=ax) is ax and legend(ax) == ["null band", "raw", "denoised"]
+    assert plots.reliability(both, ax=ax) is ax and legend(ax) == ["different emotions, 95 %", "raw", "denoised"]
 
 
 def test_slopes_have_their_line_and_the_wedge_of_their_null():

@@ -123,16 +123,23 @@ def reliability(frame: pd.DataFrame, title: str = "", ax: Axes | None = None) ->
     frame = frame.assign(effect=frame["cosine"], series="same emotion: mean, 95 %")
     above = int((frame["cosine"] > frame["null_high"]).sum())
     where = "blocks and readouts" if "method" in frame else "blocks"
-    title = title or f"Two halves agree more than different emotions do at {above} of {len(frame)} {where}"
+    title = title or f"Two halves agree beyond the null at {above} of {len(frame)} {where}"
     options: dict[str, Any] = {"ylabel": "split-half cosine", "series": "series"}
     if ax is None and "method" in frame and frame["method"].nunique() > 1:
-        ax = panels(frame, "method", effect_by_layer, title=title, **options)
+        ax = panels(frame, "method", _halves, title=title, **options)
         ax.figure.set_size_inches(10.5, 3.6)
     else:
-        series = "method" if "method" in frame else "series"
-        ax = effect_by_layer(frame, title=title, ax=ax, **options | {"series": series})
+        ax = _halves(frame, ax, title=title, **options | {"series": "method" if "method" in frame else "series"})
     ax.set_ylim(None, 1.02)
     return ax
+
+
+def _halves(frame: pd.DataFrame, ax: Axes | None, **options: Any) -> Axes:
+    """`effect_by_layer` with the null under its name."""
+    ax = effect_by_layer(frame, ax=ax, **options)
+    for band in ax.collections[:1]:
+        band.set_label("different emotions, 95 %")
+    return beside(ax)
 
 
 def effect_by_layer(
