@@ -52,8 +52,7 @@ def layer_sweep(
         ax.set_title(title)
         return beside(ax)
     ax = panels(pd.concat(parts), "measure", _sweep, title=title, across=2, share_y=False, chosen=chosen)
-    ax.figure.set_size_inches(3.7 * min(2, len(parts)) + 2.2, 3.9 * -(-len(parts) // 2))
-    return ax
+    return _sized(ax, 3.7 * min(2, len(parts)) + 2.2, 3.9 * -(-len(parts) // 2))
 
 
 def _of_sweep(frame: pd.DataFrame, measure: str, chosen: int | Mapping[str, int] | None) -> str:
@@ -126,8 +125,7 @@ def reliability(frame: pd.DataFrame, title: str = "", ax: Axes | None = None) ->
     title = title or f"Two halves agree beyond the null at {above} of {len(frame)} {where}"
     options: dict[str, Any] = {"ylabel": "split-half cosine", "series": "series"}
     if ax is None and "method" in frame and frame["method"].nunique() > 1:
-        ax = panels(frame, "method", _halves, title=title, **options)
-        ax.figure.set_size_inches(10.5, 3.6)
+        ax = _sized(panels(frame, "method", _halves, title=title, **options), 10.5, 3.6)
     else:
         ax = _halves(frame, ax, title=title, **options | {"series": "method" if "method" in frame else "series"})
     ax.set_ylim(None, 1.02)
@@ -183,6 +181,14 @@ def effect_by_layer(
         _line(ax, part, "effect", color=colour, marker=marker, ls=dash, label=plain(name))
     ax.set(ylabel=ylabel, title=title)
     return _by_layer(ax)
+
+
+def _sized(ax: Axes, width: float, height: float) -> Axes:
+    """The axes, after their figure was given that size in inches."""
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    figure.set_size_inches(width, height)
+    return ax
 
 
 def _line(ax: Axes, part: pd.DataFrame, column: str, color: str, **style: Any) -> None:
