@@ -241,6 +241,8 @@ def test_slopes_have_their_line_and_the_wedge_of_their_null():
     ax = plots.slope_scatter(table, "kind over cruel", "own")
     assert ax.get_title() == "Kind over cruel, own context alone: r = +1.00"
     assert legend(ax) == ["tried one by one, too", "95 % of the null: r from -0.40 to +0.40", "r = +1.00"]
+    ax = plots.slope_scatter(table, "kind over cruel", "own", labels=0)
+    assert [text.get_text() for text in ax.texts] == ["e8"]  # marked, and named whatever its slope
     shifted = table.assign(r=-table["valence"], marked=False, null_low=0.1, null_high=0.5).drop(columns="null_r")
     ax = plots.slope_scatter(shifted, "kind over cruel", "own", x="r", xlabel="correlation")
     assert legend(ax) == ["95 % of the null: r from +0.10 to +0.50", "r = -1.00"] and ax.get_xlabel() == "correlation"
@@ -260,7 +262,7 @@ def test_steered_emotions_are_held_against_the_furthest_of_the_wider_null():
     table = table.assign(low=table["effect"] - 0.5, high=table["effect"] + 0.5)
     ax = plots.steering_dots(table)
     assert [tick.get_text() for tick in ax.get_yticklabels()] == ["calm", "sad"]
-    assert ax.get_title() == "1 of 2 emotions are beyond the null directions"
+    assert ax.get_title() == "1 of 2 steered emotions are beyond the null directions"
     ends = ax.collections[0].get_segments()
     spread = nulls["shuffled labels"].std(ddof=1)
     assert all(low < 1 - 2.2 * spread and high > 1 + 2.2 * spread for (low, _), (high, _) in ends)  # more than of one

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 
 from emolens.plots.doses import scatter
 from emolens.plots.layers import effect_by_layer
-from emolens.plots.style import COLOURS, NULL, SMALL, plain, require
+from emolens.plots.style import COLOURS, NULL, SMALL, extents, free, plain, require
 from emolens.plots.training import shift_dots
 from emolens.stats import LEVEL, Verdict, outside_draws
 
@@ -41,7 +41,8 @@ def slope_scatter(
             `null_r`, the correlation that 97.5 % of the draws of the widest null lie below, or `null_low` and
             `null_high`, between which 95 % of them lie.
         ylabel: what the effect is, with its unit.
-        labels: how many names at the most; marked emotions have a ring.
+        labels: how many of the steepest are named at the most; marked emotions have a ring, and a name where there is
+            room.
         x: another column than valence, `xlabel` its name; emotions without it are left out.
 
     Raises:
@@ -64,7 +65,9 @@ def slope_scatter(
     ax = scatter(part, x, "effect", label="emotion", labels=labels, ax=ax, **axes)
     marked = part[part["marked"].astype(bool)]
     ring: dict[str, Any] = {"ms": 7, "mfc": "none", "mec": COLOURS[1], "mew": 1.6, "label": "tried one by one, too"}
-    ax.plot(marked[x], marked["effect"], "o", **(ring if len(marked) else {}))
+    if len(marked):
+        ax.plot(marked[x], marked["effect"], "o", **ring)
+        _name(ax, part, marked, x)
     ends = np.array([along.min(), along.max()])
     if r is not None:
         per_r = effect.std() / along.std() * (ends - along.mean())
@@ -78,6 +81,23 @@ def slope_scatter(
 
 def _both_sides(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(null_low=-frame["null_r"], null_high=frame["null_r"])
+
+
+def _name(ax: Axes, part: pd.DataFrame, marked: pd.DataFrame, x: str) -> None:
+    """Names of marked emotions that have none yet, each where it covers no point and no other name."""
+    written = [text for text in ax.texts if text.get_text()]
+    points = ax.transData.transform(part[[x, "effect"]].to_numpy(dtype=float))
+    taken = [*extents(ax, written), *(np.array([*(point - 4), *(point + 4)]) for point in points)]
+    for row in marked[~marked["emotion"].isin([text.get_text() for text in written])].itertuples():
+        at = (float(getattr(row, x)), float(row.effect))
+        for offset, side in (((8, -3), "left"), ((-8, -3), "right"), ((0, 8), "center"), ((0, -15), "center")):
+            how: dict[str, Any] = {"textcoords": "offset points", "fontsize": SMALL, "ha": side, "color": COLOURS[1]}
+            text = ax.annotate(plain(row.emotion), at, offset, **how)
+            box = extents(ax, [text])[0]
+            if free(box, taken):
+                taken.append(box)
+                break
+            text.remove()
 
 
 def _above(ax: Axes) -> None:
@@ -105,7 +125,7 @@ def steering_dots(
     >>> frame = pd.DataFrame({"direction": ["calm", "1", "2"], "kind": ["emotion", "random", "random"]})
     >>> frame = frame.assign(effect=[3.0, 0.1, -0.1], low=2.0, high=4.0, verdict=["beyond the null", None, None])
     >>> steering_dots(frame).get_title()
-    '1 of 1 emotions are beyond the null directions'
+    '1 of 1 steered emotions are beyond the null directions'
     """
     require(frame, "direction", "kind", "effect", "low", "high", "verdict")
     own = frame[frame["kind"].eq("emotion")].rename(columns={"direction": "emotion", "effect": "shift"})
@@ -115,7 +135,7 @@ def steering_dots(
     own = own.assign(counts=own["verdict"].eq(Verdict.BEYOND), group="an emotion, 95 %")
     if len(ends):
         own = own.assign(null_low=ends[:, 0].min(), null_high=ends[:, 1].max())
-    title = title or f"{int(own['counts'].sum())} of {len(own)} emotions are beyond the null directions"
+    title = title or f"{int(own['counts'].sum())} of {len(own)} steered emotions are beyond the null directions"
     said = f"null directions, furthest of {len(own)}, 95 %"
     return shift_dots(own, title, null=said, xlabel=xlabel, ax=ax)
 
