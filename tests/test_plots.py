@@ -196,29 +196,92 @@ def reliability_table():
     return pd.DataFrame({"layer": range(5), "cosine": 0.6, "low": 0.4, "high": 0.8, "null_low": -0.1, "null_high": 0.1})
 
 
-def test_layer_sweep_draws_curves_bands_chance_and_the_chosen_layer():
-    ax = plots.layer_sweep(sweep_table(), chance=1 / 171, chosen=4)
-    assert set(line(ax, "chance, first: 0.6%").get_ydata()) == {1 / 171}
-    assert set(line(ax, "chance, first five: 2.9%").get_ydata()) == {5 / 171}
-    assert set(line(ax, "chosen layer: 4").get_xdata()) == {4}
-    np.testing.assert_allclose(line(ax, "whitened, first five").get_ydata(), 0.6)
-    assert len(ax.collections) == 3 * 2 + 2  # a band for each curve, a null for each measure
-    assert len(legend(ax)) == 3 * 2 + 2 + 2 + 1
-    curves = [line(ax, label) for label in legend(ax) if label.startswith(("raw", "denoised", "whitened"))]
-    assert len({(curve.get_marker(), curve.get_linestyle()) for curve in curves}) == 6  # told apart without colour
+def test_layer_sweep_has_a_panel_for_each_measure_with_bands_nulls_chance_and_the_chosen_layers():
+    chosen = {"raw": 1, "denoised": 2, "whitened": 4}
+    first = plots.layer_sweep(sweep_table(), chance=1 / 171, chosen=chosen)
+    panels = first.figure.axes
+    assert [ax.get_title() for ax in panels] == ["right emotion first", "right emotion among the first five"]
+    assert first.figure.get_suptitle() == "Whitened vectors of block 4: right emotion first for 40% of the texts"
+    for ax, times, share in zip(panels, (1, 5), (0.4, 0.6), strict=True):
+        assert set(line(ax, "chance").get_ydata()) == {times / 171}
+        np.testing.assert_allclose(line(ax, "whitened").get_ydata(), share)
+        assert len(ax.collections) == 3 + 1  # a band for each curve, and the null
+        assert sorted(line(ax, "chosen on the stories").get_xdata()) == [1, 2, 4]
+        assert [text.get_text() for text in ax.texts] == [
+            f"chance {times / 171:.1%}, nulls up to {max(times / 171, 0.02):.1%}"
+        ]
+        curves = [line(ax, name) for name in ("raw", "denoised", "whitened")]
+        assert len({(curve.get_marker(), curve.get_linestyle()) for curve in curves}) == 3  # told apart without colour
+    (legend,) = first.figure.legends
+    said = [text.get_text() for text in legend.get_texts()]
+    assert said == ["permuted labels, 97.5 %", "chance", "raw", "denoised", "whitened", "chosen on the stories"]
+
+
+def test_layer_sweep_marks_one_layer_with_a_line_and_shuffled_vectors_with_crosses():
+    table = sweep_table().assign(first_shuffled_highest=lambda frame: np.where(frame["layer"] == 4, 0.03, np.nan))
+    first, second = plots.layer_sweep(table, chance=1 / 171, chosen=4).figure.axes
+    assert set(line(first, "chosen layer: 4").get_xdata()) == set(line(second, "chosen layer: 4").get_xdata()) == {4}
+    assert np.nanmax(line(first, "shuffled vectors, highest").get_ydata()) == 0.03
+    assert first.texts[0].get_text() == "chance 0.6%, nulls up to 3.0%"
+    assert not [one for one in second.lines if one.get_label() == "shuffled vectors, highest"]
 
 
 def test_layer_sweep_needs_no_intervals_and_draws_where_it_is_told():
     _, ax = plt.subplots()
     assert plots.layer_sweep(sweep_table()[["layer", "method", "first"]], 0.1, measures=["first"], ax=ax) is ax
     assert not ax.collections and len(plt.get_fignums()) == 1
+    assert ax.get_title() == "Right emotion found, by layer" and ax.texts[0].get_text() == "chance 10.0%"
 
 
-def test_reliability_has_its_null_band():
+def test_reliability_has_a_panel_with_its_own_null_band_for_each_method():
     ax = plots.reliability(reliability_table())
-    assert "null band" in legend(ax) and len(ax.collections) == 2
+    assert "different emotions, 95 %" in legend(ax) and len(ax.collections) == 2
     both = pd.concat([reliability_table().assign(method=method) for method in ("raw", "denoised")])
-    assert legend(plots.reliability(both)) == ["null band", "raw", "denoised"]
+    both.loc[both["method"] == "raw", "null_high"] = 0.7
+    panels = plots.reliability(both).figure.axes
+    assert [one.get_title() for one in panels] == ["raw", "denoised"]
+    tops = [one.collections[0].get_datalim(one.transData).y1 for one in panels]
+    assert tops == pytest.approx([0.7, 0.1])
+    assert panels[0].figure.get_suptitle().endswith("at 5 of 10 blocks and readouts")
+    _, ax = plt.subplots()
+    assert plots.reliability(both, ax=ax) is ax and legend(ax) == ["different emotions, 95 %", "raw", "denoised"]
+
+
+def test_slopes_have_their_line_and_the_wedge_of_their_null():
+    names = [f"e{i}" for i in range(9)]
+    table = pd.DataFrame({"emotion": names, "valence": np.arange(9.0), "effect": np.arange(9.0) / 10})
+    table = table.assign(contrast="kind over cruel", control="own", marked=table["valence"] > 7, null_r=0.4)
+    ax = plots.slope_scatter(table, "kind over cruel", "own")
+    assert ax.get_title() == "Kind over cruel, own context alone: r = +1.00"
+    assert legend(ax) == ["tried one by one, too", "95 % of the null: r from -0.40 to +0.40", "r = +1.00"]
+    ax = plots.slope_scatter(table, "kind over cruel", "own", labels=0)
+    assert [text.get_text() for text in ax.texts] == ["e8"]  # marked, and named whatever its slope
+    shifted = table.assign(r=-table["valence"], marked=False, null_low=0.1, null_high=0.5).drop(columns="null_r")
+    ax = plots.slope_scatter(shifted, "kind over cruel", "own", x="r", xlabel="correlation")
+    assert legend(ax) == ["95 % of the null: r from +0.10 to +0.50", "r = -1.00"] and ax.get_xlabel() == "correlation"
+    box = ax.collections[0].get_datalim(ax.transData)
+    assert box.height == pytest.approx(0.5 * 0.8)  # at either end half of the line's slope
+    with pytest.raises(ValueError, match="missing: null_low, null_high"):
+        plots.slope_scatter(table.drop(columns="null_r"), "kind over cruel", "own")
+    with pytest.raises(ValueError, match="0 rows"):
+        plots.slope_scatter(table, "kind over cruel", "twin")
+
+
+def test_steered_emotions_are_held_against_the_furthest_of_the_wider_null():
+    nulls = {"random": np.linspace(-1, 1, 39), "shuffled labels": np.linspace(-2, 4, 39)}
+    rows = [("calm", "emotion", 9.0, "beyond the null"), ("sad", "emotion", -1.0, "inside the null")]
+    rows += [(f"{kind} {i}", kind, value, None) for kind, drawn in nulls.items() for i, value in enumerate(drawn)]
+    table = pd.DataFrame(rows, columns=["direction", "kind", "effect", "verdict"])
+    table = table.assign(low=table["effect"] - 0.5, high=table["effect"] + 0.5)
+    ax = plots.steering_dots(table)
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["calm", "sad"]
+    assert ax.get_title() == "1 of 2 steered emotions are beyond the null directions"
+    ends = ax.collections[0].get_segments()
+    spread = nulls["shuffled labels"].std(ddof=1)
+    assert all(low < 1 - 2.2 * spread and high > 1 + 2.2 * spread for (low, _), (high, _) in ends)  # more than of one
+    assert "null directions, furthest of 2, 95 %" in legend(ax)
+    with pytest.raises(ValueError, match="0 rows"):
+        plots.steering_dots(table[table["kind"] == "random"])
 
 
 def test_detection_bars_have_intervals_hatches_and_the_chance_line():
@@ -307,7 +370,8 @@ def test_figures_have_labels_and_no_small_print():
         plots.agreement(table.head(3)),
     ):
         assert ax.get_ylabel() and ax.get_title()
-        texts = [*ax.get_xticklabels(), *ax.get_yticklabels(), *ax.texts, *ax.get_legend().get_texts(), ax.xaxis.label]
+        (key,) = [one for one in (ax.get_legend(), *ax.figure.legends) if one]
+        texts = [*ax.get_xticklabels(), *ax.get_yticklabels(), *ax.texts, *key.get_texts(), ax.xaxis.label]
         assert min(text.get_fontsize() for text in texts) >= 8
 
 

@@ -23,7 +23,7 @@ from emolens.plots.monitors import (
 )
 from emolens.plots.panels import panels
 from emolens.plots.saving import described, gallery, save
-from emolens.plots.slopes import slope_scatter, slopes_by_layer
+from emolens.plots.slopes import slope_scatter, slopes_by_layer, steering_dots
 from emolens.plots.state import beside_published, decay_curve
 from emolens.plots.style import words
 from emolens.plots.tables import agreement, component_bars, detection_bars, value_curves
@@ -71,6 +71,7 @@ __all__ = [
     "size_ladder",
     "slope_scatter",
     "slopes_by_layer",
+    "steering_dots",
     "token_curves",
     "token_scores",
     "token_text",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import cycle
 from typing import Any
 
@@ -11,64 +11,133 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from emolens.plots.style import DASHES, NULL, beside, new_axes, parts_of, plain, require
+from emolens.plots.panels import panels
+from emolens.plots.style import DASHES, NULL, SMALL, beside, new_axes, parts_of, plain, require
 
 
 def layer_sweep(
     frame: pd.DataFrame,
     chance: float,
     measures: Sequence[str] = ("first", "first_five"),
-    chosen: int | None = None,
+    chosen: int | Mapping[str, int] | None = None,
+    title: str = "",
     ax: Axes | None = None,
 ) -> Axes:
-    """Share of texts whose emotion is found, by layer and method, with interval bands.
+    """Share of texts whose emotion is found, by layer and method: a panel for each measure.
 
     Args:
         frame: a row for each layer and method; `{measure}`, if present `{measure}_low` and `{measure}_high`
-            for the band, and `{measure}_null` for the upper quantile under permuted labels.
+            for the band, `{measure}_null` for the upper quantile under permuted labels, and
+            `{measure}_shuffled_highest` for the highest of the vectors from shuffled labels.
         chance: share found first by guessing; five times that is the chance of the first five.
-        chosen: the layer to mark.
+        chosen: the layer to mark with a line, or that of each method, marked with a ring on its curve.
+        title: default what the first measure comes to at the chosen layers.
+        ax: to draw the first measure into; default a new figure with a panel for each.
+
+    Returns:
+        The panel of the first measure; the others are in its `figure.axes`.
+
+    Raises:
+        ValueError: no rows, or a column is missing.
 
     >>> frame = pd.DataFrame({"layer": [1, 2], "method": "denoised", "first": [0.2, 0.4]})
     >>> layer_sweep(frame, chance=0.1, measures=["first"]).get_ylabel()
     'share of texts'
     """
     require(frame, "layer", "method", *measures)
-    ax = ax or new_axes(7.5, 4.2)
-    for measure, dash in zip(measures, cycle(DASHES)):
-        said = measure.replace("_", " ")
-        level = chance * (5 if measure == "first_five" else 1)
-        if f"{measure}_null" in frame:
-            null = frame.groupby("layer")[f"{measure}_null"].max()
-            edge: dict[str, Any] = {"ec": NULL, "ls": dash, "lw": 0.8, "label": f"permuted labels, {said}"}
-            ax.fill_between(null.index, 0, null, fc=(0.5, 0.5, 0.5, 0.2), **edge)
-        ax.axhline(level, color=NULL, ls=dash, lw=1.2, label=f"chance, {said}: {level:.1%}")
-        for (method, part), colour, marker in parts_of(frame, "method"):
-            _line(ax, part, measure, color=colour, marker=marker, ls=dash, label=f"{method}, {said}")
-    if chosen is not None:
+    title = title or _of_sweep(frame, measures[0], chosen)
+    parts = [_one_measure(frame, measure, chance) for measure in measures]
+    if ax is not None:
+        ax = _sweep(parts[0], chosen, ax)
+        ax.set_title(title)
+        return beside(ax)
+    ax = panels(pd.concat(parts), "measure", _sweep, title=title, across=2, share_y=False, chosen=chosen)
+    return _sized(ax, 3.7 * min(2, len(parts)) + 2.2, 3.9 * -(-len(parts) // 2))
+
+
+def _of_sweep(frame: pd.DataFrame, measure: str, chosen: int | Mapping[str, int] | None) -> str:
+    """The best of the chosen layers, in words."""
+    at = frame["layer"].eq(chosen) if isinstance(chosen, int) else frame["layer"].eq(frame["method"].map(chosen or {}))
+    if not at.any():
+        return "Right emotion found, by layer"
+    row = frame.loc[frame.loc[at, measure].idxmax()]
+    whose = f"{row['method'].capitalize()} vectors of block {row['layer']}"
+    return f"{whose}: right emotion {measure.replace('_', ' ')} for {row[measure]:.0%} of the texts"
+
+
+def _one_measure(frame: pd.DataFrame, measure: str, chance: float) -> pd.DataFrame:
+    """The columns of one measure under the same names for all, with its name in words and its chance."""
+    wanted = {f"{measure}{end}": f"share{end}" for end in ("", "_low", "_high", "_null", "_shuffled_highest")}
+    part = frame[["layer", "method", *(name for name in wanted if name in frame)]].rename(columns=wanted)
+    said = {"first": "right emotion first", "first_five": "right emotion among the first five"}
+    level = chance * (5 if measure == "first_five" else 1)
+    return part.assign(measure=said.get(measure, measure.replace("_", " ")), chance=level)
+
+
+def _sweep(frame: pd.DataFrame, chosen: int | Mapping[str, int] | None, ax: Axes) -> Axes:
+    """One measure: a curve for each method, the null as an area that reaches down to 0, chance as a line."""
+    top = [frame["chance"].iloc[0]]
+    if "share_null" in frame and frame["share_null"].notna().any():
+        null = frame.groupby("layer")["share_null"].max()
+        ax.fill_between(null.index, 0, null, fc="#BDBDBD", ec=NULL, lw=0.8, label="permuted labels, 97.5 %")
+        top.append(null.max())
+    ax.axhline(top[0], color="black", ls=(0, (1, 1.5)), lw=1.2, label="chance")
+    for ((name, part), colour, marker), dash in zip(parts_of(frame, "method"), cycle(DASHES)):
+        _line(ax, part, "share", color=colour, marker=marker, ls=dash, label=plain(name))
+    if isinstance(chosen, Mapping):
+        own = frame[frame["layer"].eq(frame["method"].map(chosen))]
+        ring: dict[str, Any] = {"ms": 11, "mfc": "none", "mec": "black", "mew": 1.5, "label": "chosen on the stories"}
+        ax.plot(own["layer"], own["share"], "o", **ring)
+    if "share_shuffled_highest" in frame and frame["share_shuffled_highest"].notna().any():
+        cross: dict[str, Any] = {"color": "black", "ms": 6, "label": "shuffled vectors, highest"}
+        ax.plot(frame["layer"], frame["share_shuffled_highest"], "x", **cross)
+        top.append(frame["share_shuffled_highest"].max())
+    if isinstance(chosen, int):
         ax.axvline(chosen, color="black", ls=(0, (1, 3)), lw=1.2, label=f"chosen layer: {chosen}")
+    said = f"chance {top[0]:.1%}" + (f", nulls up to {max(top):.1%}" if len(top) > 1 else "")
+    place = (frame["layer"].max(), max(top))
+    ax.annotate(said, place, (0, 8), textcoords="offset points", ha="right", fontsize=SMALL, color="#404040")
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    ax.set(ylim=(0, None), ylabel="share of texts", title="Right emotion found, by layer")
+    ax.set(ylim=(0, None), ylabel="share of texts")
     return _by_layer(ax)
 
 
-def reliability(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Cosine of vectors from two halves of the topics, by layer.
+def reliability(frame: pd.DataFrame, title: str = "", ax: Axes | None = None) -> Axes:
+    """Cosine of vectors from two halves of the topics, by layer: a panel with its own null for each method.
 
     Args:
         frame: a row for each layer (and `method`, if present): `cosine`; `low` and `high` for the band over
             emotions; `null_low` and `null_high`, what vectors of different emotions or of shuffled labels give.
+        title: default at how many of the places the mean lies above the null.
+        ax: to draw all methods into; default a new figure.
+
+    Raises:
+        ValueError: no rows, or a column is missing.
 
     >>> ends = {"low": 0.6, "high": 0.9, "null_low": -0.1, "null_high": 0.1}
-    >>> reliability(pd.DataFrame({"layer": [1, 2], "cosine": [0.7, 0.8], **ends})).get_title()
-    'Reliability of the vectors, by layer'
+    >>> reliability(pd.DataFrame({"layer": [1, 2], "cosine": [0.7, 0.8], **ends})).get_ylabel()
+    'split-half cosine'
     """
     require(frame, "layer", "cosine", "low", "high", "null_low", "null_high")
-    frame = frame if "method" in frame else frame.assign(method="all vectors")
-    title = "Reliability of the vectors, by layer"
-    ax = effect_by_layer(frame.rename(columns={"cosine": "effect"}), "split-half cosine", title, ax=ax)
+    frame = frame.assign(effect=frame["cosine"], series="same emotion: mean, 95 %")
+    above = int((frame["cosine"] > frame["null_high"]).sum())
+    where = "blocks and readouts" if "method" in frame else "blocks"
+    title = title or f"Two halves agree beyond the null at {above} of {len(frame)} {where}"
+    options: dict[str, Any] = {"ylabel": "split-half cosine", "series": "series"}
+    if ax is None and "method" in frame and frame["method"].nunique() > 1:
+        ax = _sized(panels(frame, "method", _halves, title=title, **options), 10.5, 3.6)
+    else:
+        ax = _halves(frame, ax, title=title, **options | {"series": "method" if "method" in frame else "series"})
     ax.set_ylim(None, 1.02)
     return ax
+
+
+def _halves(frame: pd.DataFrame, ax: Axes | None, **options: Any) -> Axes:
+    """`effect_by_layer` with the null under its name."""
+    ax = effect_by_layer(frame, ax=ax, **options)
+    for band in ax.collections[:1]:
+        band.set_label("different emotions, 95 %")
+    return beside(ax)
 
 
 def effect_by_layer(
@@ -112,6 +181,14 @@ def effect_by_layer(
         _line(ax, part, "effect", color=colour, marker=marker, ls=dash, label=plain(name))
     ax.set(ylabel=ylabel, title=title)
     return _by_layer(ax)
+
+
+def _sized(ax: Axes, width: float, height: float) -> Axes:
+    """The axes, after their figure was given that size in inches."""
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    figure.set_size_inches(width, height)
+    return ax
 
 
 def _line(ax: Axes, part: pd.DataFrame, column: str, color: str, **style: Any) -> None:

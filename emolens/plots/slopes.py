@@ -12,7 +12,9 @@ from matplotlib.axes import Axes
 
 from emolens.plots.doses import scatter
 from emolens.plots.layers import effect_by_layer
-from emolens.plots.style import COLOURS, NULL, SMALL, plain, require
+from emolens.plots.style import COLOURS, NULL, SMALL, extents, free, plain, require
+from emolens.plots.training import shift_dots
+from emolens.stats import LEVEL, Verdict, outside_draws
 
 IN_WORDS = {
     "others": "less the other contexts",
@@ -28,39 +30,114 @@ def slope_scatter(
     control: str,
     ylabel: str = "slope (nats per token for a strength of 0.1)",
     labels: int = 16,
+    x: str = "valence",
+    xlabel: str = "human valence of the word (1 to 9)",
     ax: Axes | None = None,
 ) -> Axes:
-    """The slope of each rated emotion against its human valence, with the line through them and the null's wedge.
+    """A slope of each emotion against its human valence, with the line through them and the null's wedge.
 
     Args:
         frame: a row for each `contrast`, `control` and `emotion`: its `valence`, `effect` and whether it is `marked`;
-            `null_r`, the correlation that 97.5 % of the draws of the widest null lie below.
-        labels: how many names at the most; marked emotions are filled.
+            `null_r`, the correlation that 97.5 % of the draws of the widest null lie below, or `null_low` and
+            `null_high`, between which 95 % of them lie.
+        ylabel: what the effect is, with its unit.
+        labels: how many of the steepest are named at the most; marked emotions have a ring, and a name where there is
+            room.
+        x: another column than valence, `xlabel` its name; emotions without it are left out.
+
+    Raises:
+        ValueError: a column is missing, or there is no row of that contrast and control with an `x`.
 
     >>> frame = pd.DataFrame({"emotion": ["calm", "sad"], "valence": [7.0, 2.0], "effect": [0.1, -0.1]})
     >>> frame = frame.assign(contrast="a over b", control="own", marked=False, null_r=0.4)
     >>> slope_scatter(frame, "a over b", "own").get_xlabel()
     'human valence of the word (1 to 9)'
     """
-    require(frame, "contrast", "control", "emotion", "valence", "effect", "marked", "null_r")
-    part = frame[frame["contrast"].eq(contrast) & frame["control"].eq(control) & frame["valence"].notna()]
-    require(part, "valence")
-    x, y = part["valence"].to_numpy(float), part["effect"].to_numpy(float)
-    title = f"{contrast}, {IN_WORDS.get(control, control)}"
-    axes = {"xlabel": "human valence of the word (1 to 9)", "ylabel": ylabel, "title": title}
-    ax = scatter(part, "valence", "effect", label="emotion", labels=labels, ax=ax, **axes)
+    frame = frame if "null_high" in frame or "null_r" not in frame else _both_sides(frame)
+    require(frame, "contrast", "control", "emotion", x, "effect", "marked", "null_low", "null_high")
+    part = frame[frame["contrast"].eq(contrast) & frame["control"].eq(control) & frame[x].notna()]
+    require(part, x)
+    along, effect = part[x].to_numpy(float), part["effect"].to_numpy(float)
+    r = float(np.corrcoef(along, effect)[0, 1]) if len(part) > 2 and effect.std() > 0 < along.std() else None
+    title = f"{contrast}, {IN_WORDS.get(control, control)}".strip(", ")
+    title = title[:1].upper() + title[1:] + ("" if r is None else f": r = {r:+.2f}")
+    axes = {"xlabel": xlabel, "ylabel": ylabel, "title": title}
+    ax = scatter(part, x, "effect", label="emotion", labels=labels, ax=ax, **axes)
     marked = part[part["marked"].astype(bool)]
     ring: dict[str, Any] = {"ms": 7, "mfc": "none", "mec": COLOURS[1], "mew": 1.6, "label": "tried one by one, too"}
-    ax.plot(marked["valence"], marked["effect"], "o", **ring)
-    ends = np.array([x.min(), x.max()])
-    if len(part) > 2 and y.std() > 0:
-        per_r = y.std() / x.std()
-        reach = float(part["null_r"].iloc[0]) * per_r * (ends - x.mean())
-        ax.fill_between(ends, y.mean() - reach, y.mean() + reach, color=NULL, alpha=0.2, lw=0, label="95 % of the null")
-        line = np.polynomial.Polynomial.fit(x, y, 1)
-        ax.plot(ends, line(ends), color=COLOURS[0], lw=1.4, label=f"r = {np.corrcoef(x, y)[0, 1]:+.2f}")
-    ax.legend(fontsize=SMALL, frameon=False)
+    if len(marked):
+        ax.plot(marked[x], marked["effect"], "o", **ring)
+        _name(ax, part, marked, x)
+    ends = np.array([along.min(), along.max()])
+    if r is not None:
+        per_r = effect.std() / along.std() * (ends - along.mean())
+        low, high = (effect.mean() + float(part[end].iloc[0]) * per_r for end in ("null_low", "null_high"))
+        said = f"95 % of the null: r from {part['null_low'].iloc[0]:+.2f} to {part['null_high'].iloc[0]:+.2f}"
+        ax.fill_between(ends, low, high, color=NULL, alpha=0.2, lw=0, label=said)
+        ax.plot(ends, effect.mean() + r * per_r, color=COLOURS[0], lw=1.4, label=f"r = {r:+.2f}")
+        _above(ax)
     return ax
+
+
+def _both_sides(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.assign(null_low=-frame["null_r"], null_high=frame["null_r"])
+
+
+def _name(ax: Axes, part: pd.DataFrame, marked: pd.DataFrame, x: str) -> None:
+    """Names of marked emotions that have none yet, each where it covers no point and no other name."""
+    written = [text for text in ax.texts if text.get_text()]
+    points = ax.transData.transform(part[[x, "effect"]].to_numpy(dtype=float))
+    taken = [*extents(ax, written), *(np.array([*(point - 4), *(point + 4)]) for point in points)]
+    for row in marked[~marked["emotion"].isin([text.get_text() for text in written])].itertuples():
+        at = (float(getattr(row, x)), float(row.effect))
+        for offset, side in (((8, -3), "left"), ((-8, -3), "right"), ((0, 8), "center"), ((0, -15), "center")):
+            how: dict[str, Any] = {"textcoords": "offset points", "fontsize": SMALL, "ha": side, "color": COLOURS[1]}
+            text = ax.annotate(plain(row.emotion), at, offset, **how)
+            box = extents(ax, [text])[0]
+            if free(box, taken):
+                taken.append(box)
+                break
+            text.remove()
+
+
+def _above(ax: Axes) -> None:
+    """The legend in a row under the title, where it covers no point."""
+    ax.legend(fontsize=SMALL, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, borderaxespad=0.1)
+    ax.set_title(ax.get_title(), pad=22, fontsize=11)
+
+
+def steering_dots(
+    frame: pd.DataFrame, title: str = "", xlabel: str = "change by steering (Elo)", ax: Axes | None = None
+) -> Axes:
+    """What steering with each emotion does, and how far directions that mean nothing reach, the largest of them.
+
+    The grey bar holds Student's prediction interval for one more direction of each kind of null, 95 % of the families
+    of as many directions as there are emotions (Bonferroni); it is the wider of the kinds.
+
+    Args:
+        frame: a row for each `direction` and `kind` ("emotion", or that of a null): `effect`; for an emotion its
+            interval `low` and `high`, and its `verdict`.
+        title: default how many emotions are beyond all nulls.
+
+    Raises:
+        ValueError: no rows, a column is missing, or no emotion.
+
+    >>> frame = pd.DataFrame({"direction": ["calm", "1", "2"], "kind": ["emotion", "random", "random"]})
+    >>> frame = frame.assign(effect=[3.0, 0.1, -0.1], low=2.0, high=4.0, verdict=["beyond the null", None, None])
+    >>> steering_dots(frame).get_title()
+    '1 of 1 steered emotions are beyond the null directions'
+    """
+    require(frame, "direction", "kind", "effect", "low", "high", "verdict")
+    own = frame[frame["kind"].eq("emotion")].rename(columns={"direction": "emotion", "effect": "shift"})
+    require(own, "emotion")
+    nulls = [part["effect"].to_numpy(float) for kind, part in frame.groupby("kind") if kind != "emotion"]
+    ends = np.array([outside_draws(np.array(0.0), null, level=1 - LEVEL / len(own))[1:] for null in nulls])
+    own = own.assign(counts=own["verdict"].eq(Verdict.BEYOND), group="an emotion, 95 %")
+    if len(ends):
+        own = own.assign(null_low=ends[:, 0].min(), null_high=ends[:, 1].max())
+    title = title or f"{int(own['counts'].sum())} of {len(own)} steered emotions are beyond the null directions"
+    said = f"null directions, furthest of {len(own)}, 95 %"
+    return shift_dots(own, title, null=said, xlabel=xlabel, ax=ax)
 
 
 def slopes_by_layer(
