@@ -149,7 +149,7 @@ def by_valence(answer: Any, pairs: pd.DataFrame) -> str | None:
 
 
 @checked(
-    "Both readers saw the same texts, so the interval is that of the difference. If 0 is inside, neither is ahead."
+    "Both readers saw the same texts, so the interval is that of the difference. If 0 is in it, neither is shown ahead."
 )
 def paired_difference(answer: Any, first: Any, second: Any, truth: Any) -> str | None:
     """The 95 % bootstrap interval of r(first, truth) less r(second, truth), both on the same texts.
