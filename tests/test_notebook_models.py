@@ -27,9 +27,9 @@ def sources(path):
 
 @pytest.mark.parametrize("path", PATHS, ids=[path.stem for path in PATHS])
 def test_one_helper_gives_a_notebook_its_model_its_results_and_its_figures(path):
-    first, *others = sources(path)
-    (own,) = re.findall(r'el\.notebook\.page\("([a-z0-9.-]+)", "[^"]+"\)', first)
-    rest = "\n".join([first.replace(f'page("{own}"', ""), *others])
+    rest = "\n".join(sources(path))
+    (own,) = re.findall(r'el\.notebook\.page\("([a-z0-9.-]+)", "[^"]+"\)', rest)
+    rest = rest.replace(f'page("{own}"', "")
     rest = re.sub(r"page\.second\([^)]*\)", "", rest)
     assert re.findall(r'"(?:smollm2|gemma|qwen)[\w.-]*"', rest) == []
     assert [part for part in ELSEWHERE if part in rest.replace("base = el.load(name)", "")] == []
