@@ -26,8 +26,8 @@ from emolens.plots.saving import described, gallery, save
 from emolens.plots.slopes import slope_scatter, slopes_by_layer, steering_dots
 from emolens.plots.state import beside_published, decay_curve
 from emolens.plots.style import words
-from emolens.plots.tables import agreement, component_bars, detection_bars, value_curves
-from emolens.plots.tokens import token_curves, token_scores, token_text
+from emolens.plots.tables import agreement, component_bars, detection_bars, rating_bars, value_curves
+from emolens.plots.tokens import token_curves, token_scores, token_text, unshown
 from emolens.plots.training import loss_curve, shift_dots, watched_curves
 from emolens.plots.watching import written_figure, written_page
 
@@ -61,6 +61,7 @@ __all__ = [
     "null_draws",
     "panels",
     "patch_map",
+    "rating_bars",
     "reliability",
     "roc_curves",
     "save",
@@ -75,6 +76,7 @@ __all__ = [
     "token_curves",
     "token_scores",
     "token_text",
+    "unshown",
     "value_curves",
     "watched_curves",
     "watched_writing",

@@ -32,7 +32,8 @@ def detection_bars(frame: pd.DataFrame, chance: float, measure: str = "first", a
     ax.axhline(chance, color="black", ls="--", lw=1.2, label=f"chance: {chance:.1%}")
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     said = measure.replace("_", " ")
-    ax.set(ylim=(0, None), ylabel="share of texts", title=f"Right emotion found ({said}), with 95 % intervals")
+    title = f"Right emotion found ({said}), with 95 % intervals"
+    ax.set(ylim=(0, None), ylabel="share of texts", xlabel="register", title=title)
     return beside(ax)
 
 
@@ -59,6 +60,28 @@ def component_bars(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax = _bars(frame, "component", "rating", "{:.2f}", ax)
     ax.axhline(0, color="black", lw=0.8)
     ax.set(ylabel="|r|", xlabel="principal component", title="Components and human ratings, with 95 % intervals")
+    return beside(ax)
+
+
+def rating_bars(frame: pd.DataFrame, title: str = "Agreement with human ratings", ax: Axes | None = None) -> Axes:
+    """Correlation with human ratings of documents, a group for each kind, a bar for each that reads them.
+
+    Args:
+        frame: a row for each `kind` and `reader`: `r`, its interval `low` and `high`; `null`, if present, the upper
+            quantile of r by chance, a line across the bar (missing where there is none).
+
+    Raises:
+        ValueError: no rows, or a column is missing.
+
+    >>> frame = pd.DataFrame({"kind": "films", "reader": ["vectors", "word list"], "r": [0.7, 0.4],
+    ...                       "low": [0.6, 0.3], "high": [0.8, 0.5], "null": [0.6, np.nan]})
+    >>> rating_bars(frame).get_ylabel()
+    'r with the ratings'
+    """
+    require(frame, "kind", "reader", "r", "low", "high")
+    ax = _bars(frame.rename(columns={"r": "value"}), "kind", "reader", "{:.2f}", ax)
+    ax.axhline(0, color="black", lw=0.8)
+    ax.set(ylabel="r with the ratings", xlabel="kind of document", title=title)
     return beside(ax)
 
 
@@ -90,13 +113,19 @@ def agreement(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     return beside(ax)
 
 
-def value_curves(frame: pd.DataFrame, title: str = "Scores, by the number in the text", ax: Axes | None = None) -> Axes:
+def value_curves(
+    frame: pd.DataFrame,
+    title: str = "Scores, by the number in the text",
+    xlabel: str = "value",
+    ax: Axes | None = None,
+) -> Axes:
     """Scores of texts in which one number changes: a panel for each template, a curve for each emotion.
 
     Args:
         frame: a row for each `template`, `emotion` and `value`: `score`; if present `low` and `high`, its interval;
             `null`, the score by chance, drawn in grey in the emotion's line style; and `expected`, "+" or "-", the
             sign of the change that the meaning of the number lets expect. Values stand at equal distances, in order.
+        xlabel: what the values are.
         ax: the space to fill; it becomes the frame of the panels, which are its figure's other axes.
 
     Raises:
@@ -124,7 +153,9 @@ def value_curves(frame: pd.DataFrame, title: str = "Scores, by the number in the
         first = first or panel
         _value_panel(panel, part)
         panel.set_title(fill(plain(template), 44), fontsize=10, loc="left")
+        panel.set_xlabel(xlabel, fontsize=SMALL)
         panel.set_ylabel("score" if number % columns == 0 else "")
+        panel.tick_params(labelleft=number % columns == 0)
     return ax
 
 

@@ -53,7 +53,7 @@ def token_scores(readout: Any, emotions: Sequence[str], ax: Axes | None = None) 
     ax.figure.colorbar(image, ax=ax, pad=0.01).set_label("score")
     _name_tokens(ax, labels)
     ax.set_yticks(range(len(emotions)), emotions)
-    ax.set_title(_read_how(readout))
+    ax.set(xlabel="token", ylabel="emotion", title=_read_how(readout))
     return ax
 
 
@@ -115,6 +115,7 @@ def token_text(
     columns: int = 96,
     ax: Axes | None = None,
     scale: float | None = None,
+    marks: Sequence[Span] | None = None,
 ) -> Axes:
     """A text or conversation as it reads, each token on the colour of its score: `heatmap` for where HTML is not shown.
 
@@ -128,6 +129,7 @@ def token_text(
         smooth: mean over so many tokens, the token itself in the middle.
         columns: characters of a line.
         scale: the score drawn in full colour; default the 99th percentile of |score|.
+        marks: `(name, start, end)`, spans whose text is bold.
 
     Raises:
         ValueError: several texts, an unknown emotion, a span outside the text, `smooth` below 1.
@@ -140,15 +142,17 @@ def token_text(
     if smooth < 1:
         raise ValueError(f"smooth={smooth}: a mean is over at least 1 token")
     tokens, scores, _, chosen = shown(readout, [emotion])
-    turns = list(turns or [("", 0, len(tokens))])
-    _check_spans(turns, len(tokens))
+    turns, marks = list(turns or [("", 0, len(tokens))]), list(marks or ())
+    _check_spans([*turns, *marks], len(tokens))
     means = pd.Series(scores[:, chosen[0]]).rolling(smooth, center=True, min_periods=1).mean().to_numpy()
+    bold = [any(start <= place < end for _, start, end in marks) for place in range(len(tokens))]
+    values = np.stack([means, np.array(bold, dtype=float)], axis=1)
     placed, names, line = [], [], 0
     for role, start, end in turns:
         names.append((line, role))
-        cells, line = _flow(*whole_characters(tokens[start:end], means[start:end, None]), line, columns)
+        cells, line = _flow(*whole_characters(tokens[start:end], values[start:end]), line, columns)
         placed += cells
-    limit = scale or float(np.percentile([abs(value) for *_, value in placed], 99)) or 1.0
+    limit = scale or float(np.percentile([abs(value) for *_, (value, _) in placed], 99)) or 1.0
     margin = max(len(role) for role, *_ in turns) + 2
     ax = ax or new_axes(0.075 * (columns + margin) + 1.2, 0.19 * line + 0.9)
     ax.set(xlim=(-margin, columns), ylim=(line + 0.1, -0.1))
@@ -164,25 +168,38 @@ def token_text(
     how: dict[str, Any] = {"fontsize": points / ASPECT, "va": "center"}
     how["fontfamily"] = [FIXED, *fonts_for("".join(text for _, _, text, _ in placed))]
     for row, role in names:
-        ax.text(-margin, row + 0.5, plain(role), weight="bold", **how)
-    for row, column, text, value in placed:
+        ax.text(-margin, row + 0.5, plain(role), style="italic", **how)
+    for row, column, text, (value, marked) in placed:
         ax.add_patch(Rectangle((column, row + 0.04), _width(text), 0.92, fc=shade.to_rgba(np.array(value)), ec="none"))
-        ax.text(column, row + 0.5, plain(text), **how)
+        ax.text(column, row + 0.5, plain(text), weight="bold" if marked else "normal", **how)
         if value < 0:
             ax.plot([column, column + _width(text)], [row + 0.9] * 2, color="black", lw=0.6)
     return ax
 
 
+def unshown(ax: Axes) -> Axes:
+    """The same axes, out of the figures that a notebook shows by itself at the end of a cell: of many, save all and
+    show a few (`ax.figure` as the last line of a cell shows one).
+
+    Example:
+        >>> ax = unshown(token_text((["she", " ran"], [0.1, 0.2]), "calm"))
+        >>> ax.figure.number in plt.get_fignums()
+        False
+    """
+    plt.close(ax.get_figure(root=True))
+    return ax
+
+
 def _flow(
     tokens: Sequence[str], values: np.ndarray, line: int, columns: int
-) -> tuple[list[tuple[int, int, str, float]], int]:
-    """Where each piece of text stands, (line, column, text, value), and the line after the last of them.
+) -> tuple[list[tuple[int, int, str, list[float]]], int]:
+    """Where each piece of text stands, (line, column, text, values), and the line after the last of them.
 
     >>> _flow([" so", " she\\n", "ran"], np.array([[1.0], [2.0], [3.0]]), 0, 5)
-    ([(0, 0, 'so', 1.0), (1, 0, 'she', 2.0), (2, 0, 'ran', 3.0)], 3)
+    ([(0, 0, 'so', [1.0]), (1, 0, 'she', [2.0]), (2, 0, 'ran', [3.0])], 3)
     """
     placed, column = [], 0
-    for token, (value,) in zip(tokens, values.tolist(), strict=True):
+    for token, value in zip(tokens, values.tolist(), strict=True):
         for number, part in enumerate(token.split("\n")):
             if number:
                 line, column = line + 1, 0
