@@ -4,6 +4,7 @@ Colours are Okabe and Ito's, safe for colour-blind readers; markers, line styles
 for print in grey. Without `ax` a function makes a figure of its own.
 """
 
+from emolens.plots.attention import attention_pattern
 from emolens.plots.circuits import circuitsvis_attention, circuitsvis_view
 from emolens.plots.course import course
 from emolens.plots.doses import dose_response, effect_dots, patch_map, scatter
@@ -26,6 +27,7 @@ __all__ = [
     "HTML",
     "agreement",
     "alarm_curves",
+    "attention_pattern",
     "circuitsvis_attention",
     "circuitsvis_view",
     "component_bars",
