@@ -28,7 +28,6 @@ from emolens.plots.style import (
 from emolens.plots.training import shift_dots
 from emolens.stats import Verdict, null_columns
 
-
 # How the bands of the first, the second ... kind of null are told apart.
 BANDS: tuple[dict[str, Any], ...] = (
     {"fc": (0.46, 0.46, 0.46, 0.25), "ec": "none", "lw": 0},
@@ -80,8 +79,9 @@ def dose_response(
         curve = curve.sort_index()
         ax.plot(curve.index + shift, curve, color=colour, ls=dash, lw=1.4)
         error = np.abs([part["effect"] - part["low"], part["high"] - part["effect"]])
-        ax.errorbar(part["strength"] + shift, part["effect"], yerr=error, color=colour, marker=marker, ls="none", ms=4.5,
-                    capsize=2, elinewidth=0.8, label="effect, with its interval" if alone else plain(name))  # fmt: skip
+        said = "effect, with its interval" if alone else plain(name)
+        ax.errorbar(part["strength"] + shift, part["effect"], yerr=error, color=colour, marker=marker, ls="none",
+                    ms=4.5, capsize=2, elinewidth=0.8, label=said)  # fmt: skip
     ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     ax.set(xlabel="strength (mean residual norms)", ylabel=ylabel, title=title)
     return beside(ax)
