@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from emolens.exercises._check import MISSING, checked
-from emolens.models.hooked import Hooked
+from emolens.models.model import HookedModel
 from emolens.stats import null_columns
 from emolens.steering.measures import Measure
 
@@ -117,7 +117,7 @@ def flipped(answer: Callable[[np.ndarray, float, np.random.Generator], float]) -
 
 
 @checked("An emotion's vector has to stand out from other emotions', not only from directions that mean nothing.")
-def left_out(answer: str, table: pd.DataFrame) -> str | None:
+def left_out(answer: Any, table: pd.DataFrame) -> str | None:
     """The column that speaks against "this emotion's vector, and no other, carries the effect".
 
     Args:
@@ -138,7 +138,7 @@ def left_out(answer: str, table: pd.DataFrame) -> str | None:
 
 
 @checked("One changed token moves the log-odds enough for a share to mean something.")
-def own_pair(answer: tuple[str, str], model: Hooked, measure: Measure) -> str | None:
+def own_pair(answer: Any, model: HookedModel, measure: Measure) -> str | None:
     """Two texts of one's own that can be patched: one token differs, and the measure with it.
 
     Args:
@@ -155,7 +155,7 @@ def own_pair(answer: tuple[str, str], model: Hooked, measure: Measure) -> str | 
         return f"they differ in {len(differ)} tokens; change one."
     if differ[0] == len(a) - 1:
         return "the changed token is the last one: nothing has to be moved from it. Let the text go on."
-    alarming, calm = (float(measure(model, text)) for text in answer)  # type: ignore[arg-type]
+    alarming, calm = (float(measure(model, text)) for text in answer)
     if alarming < calm:
         return "the log-odds fall from the second text to the first: is the alarming one first?"
     if alarming - calm < NATS:

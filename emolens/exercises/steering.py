@@ -49,7 +49,7 @@ def ablated(answer: Callable[[Tensor, Tensor], Tensor]) -> str | None:
 
 
 @checked("One counterexample is enough against a claim about every vector.")
-def counterexamples(answer: Sequence[str], matrix: pd.DataFrame) -> str | None:
+def counterexamples(answer: Any, matrix: pd.DataFrame) -> str | None:
     """The emotions whose vector does not raise the log-probability of their own word.
 
     Args:
@@ -133,7 +133,7 @@ def null_directions(answer: Callable[[float, int, int, np.random.Generator], Any
 
 
 @checked("After your question, too, steering names the emotion more often than chance would.")
-def own_question(answer: str, model: HookedModel, directions: Sequence[Direction], layer: int) -> str | None:
+def own_question(answer: Any, model: HookedModel, directions: Sequence[Direction], layer: int) -> str | None:
     """A question of one's own after which steering names the emotion.
 
     Args:

@@ -31,8 +31,10 @@ def attention_pattern(
     >>> [text.get_text() for text in ax.get_xticklabels()], ax.get_ylabel()
     (['she', 'ran'], 'from this token')
     """
+    require(frame, "token")
     places = list(range(len(frame)))
-    require(frame, "token", *places)
+    if missing := [place for place in places if place not in frame]:
+        raise ValueError(f"a text of {len(frame)} tokens needs a column for each position; missing: {missing}")
     weights = frame[places].to_numpy(dtype=float)
     if not np.isfinite(weights).all():
         raise ValueError("the pattern holds weights that are not finite")
