@@ -225,7 +225,7 @@ def patch_map(frame: pd.DataFrame, title: str = "", limit: float | None = None, 
         passed = table.abs() > frame.pivot(index="layer", columns=across, values="null")
         for row, column in np.argwhere(passed.to_numpy()):
             ax.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fc="none", ec="black", lw=1.8))
-        title = f"{title}\nframe: more than chance gives any of them".strip()
+        title = f"{title}\nframed: more than the largest gets by chance".strip()
     names = [f"{head:.0f}" for head in table.columns]
     if across == "position":
         tokens = frame.drop_duplicates("position").set_index("position")["token"]
