@@ -18,7 +18,7 @@ WHOLE, DRAWS = 15.0, 400
 
 
 @checked("0 is the calm text, 1 the alarming one. A share below 0 or above 1 is possible, too.")
-def share(answer: Callable[[float, float, float], float]) -> str | None:
+def share(answer: Callable[..., Any]) -> str | None:
     """Which part of the way from the calm to the alarming text a patch goes.
 
     Args:
@@ -78,7 +78,7 @@ def foreseen(answer: Any, maps: pd.DataFrame, at: int) -> str | None:
 
 
 @checked("All heads of a pair keep or change their sign together, so what heads share stays in the null.")
-def flipped(answer: Callable[[np.ndarray, float, np.random.Generator], float]) -> str | None:
+def flipped(answer: Callable[..., Any]) -> str | None:
     """One draw of a null for the largest share of any head: the signs of whole pairs are flipped at random.
 
     Args:
