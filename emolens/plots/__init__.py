@@ -4,6 +4,7 @@ Colours are Okabe and Ito's, safe for colour-blind readers; markers, line styles
 for print in grey. Without `ax` a function makes a figure of its own.
 """
 
+from emolens.plots.attention import attention_pattern
 from emolens.plots.circuits import circuitsvis_attention, circuitsvis_view
 from emolens.plots.course import course
 from emolens.plots.doses import dose_response, effect_dots, null_draws, patch_map, scatter
@@ -36,6 +37,7 @@ __all__ = [
     "agreement",
     "alarm_curves",
     "alarm_rates",
+    "attention_pattern",
     "beside_published",
     "circuitsvis_attention",
     "circuitsvis_view",

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from emolens.plots.style import (
     COLOURS,
@@ -27,6 +29,12 @@ from emolens.plots.style import (
 )
 from emolens.stats import Verdict, null_columns
 
+# How the bands of the first, the second ... kind of null are told apart.
+BANDS: tuple[dict[str, Any], ...] = (
+    {"fc": (0.46, 0.46, 0.46, 0.25), "ec": "none", "lw": 0},
+    {"fc": "none", "ec": NULL, "lw": 0.9, "ls": "--"},
+)
+
 
 def dose_response(
     frame: pd.DataFrame,
@@ -37,34 +45,45 @@ def dose_response(
 ) -> Axes:
     """Effect of each direction over the strengths, with intervals, and what directions do that mean nothing.
 
+    Without steering there is no effect, so each curve goes through zero.
+
     Args:
         frame: a row for each `direction` and `strength`: `effect`, `low`, `high`.
-        nulls: the kinds of null that the table has columns of (`stats.null_columns`), drawn as one grey band, the
-            widest of the kinds.
+        nulls: the kinds of null that the table has columns of (`stats.null_columns`), each drawn as a band of its
+            own; of several directions the widest. With `plots.panels` each direction stands over its own band.
+
+    Raises:
+        ValueError: no rows, or a column is missing.
 
     >>> frame = pd.DataFrame({"direction": "calm", "strength": [-0.1, 0.1], "effect": [-0.2, 0.2]})
     >>> dose_response(frame.assign(low=frame["effect"] - 0.1, high=frame["effect"] + 0.1)).get_ylabel()
     'effect'
     """
     require(frame, "direction", "strength", "effect", "low", "high")
+    alone = ax is not None and frame["direction"].nunique() == 1  # a panel, which has the direction's name above it
     ax = ax or new_axes(7.5, 4.2)
-    if nulls:
-        ends = _widest(frame, nulls).assign(strength=frame["strength"]).dropna()  # where nulls were run
+    for kind, style in zip(nulls, cycle(BANDS)):
+        ends = _widest(frame, [kind]).assign(strength=frame["strength"]).dropna()  # where nulls were run
         band = ends.groupby("strength").agg({"null_low": "min", "null_high": "max"})
         band.loc[0.0] = 0.0
         band = band.sort_index()
-        ax.fill_between(
-            band.index, band["null_low"], band["null_high"], color=NULL, alpha=0.25, lw=0, label="95% of single nulls"
-        )
+        label = f"95% of nulls: {kind}"
+        ax.fill_between(band.index, band["null_low"], band["null_high"], label=label, **style)
     ax.axhline(0, color=NULL, lw=1.2)
     ax.axvline(0, color=NULL, lw=0.8, ls=":")
     spread = np.ptp(frame["strength"]) * 0.006
     for number, (((name, part), colour, marker), dash) in enumerate(zip(parts_of(frame, "direction"), cycle(DASHES))):
         part = part.sort_values("strength")
-        x = part["strength"] + (number - frame["direction"].nunique() / 2) * spread  # so that intervals stand apart
+        shift = (number - (frame["direction"].nunique() - 1) / 2) * spread  # so that intervals stand apart
+        curve = part.set_index("strength")["effect"]
+        curve.loc[0.0] = 0.0
+        curve = curve.sort_index()
+        ax.plot(curve.index + shift, curve, color=colour, ls=dash, lw=1.4)
         error = np.abs([part["effect"] - part["low"], part["high"] - part["effect"]])
-        ax.errorbar(x, part["effect"], yerr=error, color=colour, marker=marker, ls=dash, ms=4.5, capsize=2, lw=1.4,
-                    elinewidth=0.8, label=plain(name))  # fmt: skip
+        said = "effect, with its interval" if alone else plain(name)
+        ax.errorbar(part["strength"] + shift, part["effect"], yerr=error, color=colour, marker=marker, ls="none",
+                    ms=4.5, capsize=2, elinewidth=0.8, label=said)  # fmt: skip
+    ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     ax.set(xlabel="strength (mean residual norms)", ylabel=ylabel, title=title)
     return beside(ax)
 
@@ -231,11 +250,19 @@ def _write(ax: Axes, frame: pd.DataFrame, x: str, y: str, label: str, labels: in
             text.remove()
 
 
-def patch_map(frame: pd.DataFrame, title: str = "", ax: Axes | None = None) -> Axes:
+def patch_map(frame: pd.DataFrame, title: str = "", limit: float | None = None, ax: Axes | None = None) -> Axes:
     """Share of a change that each place carries: blocks over tokens, or over heads.
 
+    Blue is a share below zero and red one above it. Grey are places that were not asked. Where the table says what
+    chance reaches (`null`), a frame marks the places whose share passes it.
+
     Args:
-        frame: what `patch` gives for one measure and site: `layer`, `share`, and `position` and `token`, or `head`.
+        frame: what `patch` gives for one measure and site: `layer`, `share`, and `position` and `token`, or `head`;
+            if present `null`, the size of a share that chance reaches over all places together.
+        limit: the share drawn in full colour, for maps that stand beside each other; None takes the largest.
+
+    Raises:
+        ValueError: no rows, a column is missing, or several measures.
 
     >>> frame = pd.DataFrame({"layer": [0, 0], "position": [0, 1], "token": ["he", "ran"], "share": [0.2, 0.9]})
     >>> [text.get_text() for text in patch_map(frame).get_xticklabels()]
@@ -247,15 +274,23 @@ def patch_map(frame: pd.DataFrame, title: str = "", ax: Axes | None = None) -> A
     across = "position" if frame["position"].notna().all() else "head"
     table = frame.pivot(index="layer", columns=across, values="share")
     ax = ax or new_axes(max(5, 0.36 * table.shape[1] + 2), 5)
-    limit = float(np.abs(table.to_numpy()).max()) or 1.0
+    limit = limit or float(np.nanmax(np.abs(table.to_numpy()), initial=0)) or 1.0
+    ax.set_facecolor("0.85")
     image = ax.imshow(table, cmap=DIVERGING, vmin=-limit, vmax=limit, aspect="auto", origin="lower",
                       interpolation="nearest")  # fmt: skip
-    ax.figure.colorbar(image, ax=ax, shrink=0.8).set_label("share of the change (1: all of it)")
+    ax.figure.colorbar(image, ax=ax, shrink=0.8).set_label("share of the change")
+    if "null" in frame:
+        passed = table.abs() > frame.pivot(index="layer", columns=across, values="null")
+        for row, column in np.argwhere(passed.to_numpy()):
+            ax.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fc="none", ec="black", lw=1.8))
+        title = f"{title}\nframed: more than the largest gets by chance".strip()
     names = [f"{head:.0f}" for head in table.columns]
     if across == "position":
         tokens = frame.drop_duplicates("position").set_index("position")["token"]
-        names = [plain(tokens[position].replace("\n", "⏎")) for position in table.columns]
+        names = [plain(tokens[position].strip().replace("\n", "⏎") or "␣") for position in table.columns]
     ax.set_xticks(range(len(names)), names, fontsize=SMALL, rotation=90 if across == "position" else 0)
-    ax.set_yticks(range(0, len(table), 3), [str(layer) for layer in table.index[::3]], fontsize=SMALL)
-    ax.set(ylabel="layer (index of the block)", xlabel="head" if across == "head" else "", title=title)
+    step = 5 if len(table) > 12 else 1
+    ax.set_yticks(range(0, len(table), step), [str(layer) for layer in table.index[::step]], fontsize=SMALL)
+    named = "head" if across == "head" else "token whose activation is replaced"
+    ax.set(ylabel="layer (index of the block)", xlabel=named, title=title)
     return ax
