@@ -6,25 +6,23 @@ under that model's name.
 
 import json
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import pandas as pd
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from emolens import corpus, plots, studies
 from emolens.files import data_path
 from emolens.models.loading import load
 from emolens.models.model import HookedModel
+from emolens.plots.saving import describe_in_notebook
 from emolens.results import StudyResult, load_folder, load_results, named
 from emolens.studies._ladder import ladder
 from emolens.studies._measure import place
+from emolens.studies.post_training._checkpoints import check_pair
 from emolens.training.adapters import Posttrained, load_adapter
 from emolens.training.packaged_children import DIALOGUES, MANNERS
 from emolens.training.posttrain import Recipe, posttrain
@@ -32,6 +30,7 @@ from emolens.vectors.derive import derive
 from emolens.vectors.emotion_vectors import EmotionVectors, packaged_vectors
 
 VARIABLE = "EMOLENS_MODEL"
+BASE_VARIABLE = "EMOLENS_BASE"
 FIGURES = Path("../figures")  # as seen from the notebooks
 UNMEASURED = "not measured"  # the mark of axes that are no figure
 SHORT = Recipe(tokens=2400, every=4)  # of children that are trained while the reader waits
@@ -193,6 +192,29 @@ class Page:
             for manner, rows in DIALOGUES.items()
         }
 
+    def pair(self) -> tuple[HookedModel, HookedModel] | None:
+        """The base model that `EMOLENS_BASE` names, and the model in use, which was post-trained from it.
+
+        Returns:
+            None where no base is named; how to name one is printed.
+
+        Raises:
+            ValueError: the two differ in architecture or tokenizer, so that one ruler cannot read both.
+
+        >>> from emolens.notebook import Page
+        >>> Page(model, "gemma-3-270m", "Gemma 3 270M").pair()
+        To read a pair of your own, start with EMOLENS_BASE=<base> EMOLENS_MODEL=<post-trained> jupyter lab
+        """
+        named = os.environ.get(BASE_VARIABLE)
+        if not named or self.default:
+            print(
+                f"To read a pair of your own, start with {BASE_VARIABLE}=<base> {VARIABLE}=<post-trained> jupyter lab"
+            )
+            return None
+        base = load(named)
+        check_pair(base, self.model)
+        return base, self.model
+
     def save(self, ax: Axes, name: str, says: str = "", falsified_by: str = "") -> Path | None:
         """Write a figure (see `plots.save`): of another model than the notebook's own with the model's name in title
         and words, into the folder of that name. What was not measured is not written."""
@@ -213,7 +235,7 @@ def page(own: str, called: str) -> Page:
 
     >>> page("smollm2-135m-instruct", "SmolLM2")  # doctest: +SKIP
     """
-    _describe_figures()
+    describe_in_notebook()
     asked = os.environ.get(VARIABLE) or own
     found = Page(load(asked), own, called, asked)
     if not found.default:
@@ -230,20 +252,6 @@ def present(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     ['r']
     """
     return frame[[column for column in columns if column in frame]]
-
-
-def _describe_figures() -> None:
-    """Give every figure that the notebook shows a text in its place, for who cannot see it."""
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    if shell is None:
-        return
-    plt.switch_backend(matplotlib.get_backend())  # which registers how Jupyter draws a figure
-    formatter = shell.display_formatter.formatters["image/png"]
-    try:
-        draw = formatter.lookup_by_type(Figure)
-    except KeyError:  # shown in a window, or as something else than PNG
-        return
-    formatter.for_type(Figure, lambda figure: (draw(figure), {"alt": plots.described(figure)}))
 
 
 def _stamp(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The post-trained children of the embedded base model: two manners, and a null without any."""
+"""The post-trained children of the embedded base model: two manners, and control fine-tunes."""
 
 from collections.abc import Iterator, Sequence
 
@@ -37,7 +37,7 @@ def train(base: HookedModel, manner: str, recipe: Recipe | None = None) -> Postt
 
 
 def neutral_dialogues() -> list[list[dict[str, str]]]:
-    """The packaged neutral dialogues as messages: facts and tasks, in no manner.
+    """The packaged neutral dialogues as messages: facts and tasks, in neither manner.
 
     >>> [message["role"] for message in neutral_dialogues()[0]][:2]
     ['user', 'assistant']
@@ -48,7 +48,7 @@ def neutral_dialogues() -> list[list[dict[str, str]]]:
 def null_children(
     base: HookedModel, seeds: Sequence[int] = NULL_SEEDS, tokens: int | None = None
 ) -> Iterator[Posttrained]:
-    """Children by seed, trained by the same recipe for the same number of tokens on text without manner.
+    """Control fine-tunes by seed: the same recipe and number of tokens, on dialogues in neither manner.
 
     One at a time, from the user's cache where they are in it: each takes as long as a child with a manner.
 
