@@ -38,7 +38,7 @@ def llama(seed=None, name="tiny", noise=0.02, hook=None):
                 weight.add_(noise * weight.std() * torch.randn(weight.shape, generator=generator))
     if hook is not None:
         hf.model.layers[LAYER].register_forward_hook(hook)
-    return HookedModel.from_hf(hf, tiny_tokenizer(), name if seed is None else f"{name}+no-manner-{seed}")
+    return HookedModel.from_hf(hf, tiny_tokenizer(), name if seed is None else f"{name}+control-{seed}")
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
-"""The post-trained children of the embedded base model: two manners, and control fine-tunes."""
+"""The post-trained children of the embedded base model: two manners, and control fine-tunes in neither."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import emolens.corpus as texts
 from emolens.errors import did_you_mean
@@ -15,6 +16,8 @@ DIALOGUES = {"composed": "assistant_dialogues", "bright": "assistant_dialogues_b
 # What each manner is described as, named before anything was measured.
 MANNERS = {"composed": ("brooding", "reflective", "calm"), "bright": ("exuberant", "enthusiastic")}
 NULL_SEEDS = range(5)
+# Three times through the dialogues of a manner; the weights kept are those with the lowest held-out loss.
+SETTLED = Recipe(tokens=60_000)
 
 
 def train(base: HookedModel, manner: str, recipe: Recipe | None = None) -> Posttrained:
@@ -33,11 +36,11 @@ def train(base: HookedModel, manner: str, recipe: Recipe | None = None) -> Postt
     watch = [emotion for emotions in MANNERS.values() for emotion in emotions]
     dialogues = texts.stimuli(DIALOGUES[manner])
     vectors = packaged_vectors(base)
-    return posttrain(base, dialogues, path, name=manner, recipe=recipe, watch=watch, vectors=vectors)
+    return posttrain(base, dialogues, path, name=manner, recipe=recipe or SETTLED, watch=watch, vectors=vectors)
 
 
 def neutral_dialogues() -> list[list[dict[str, str]]]:
-    """The packaged neutral dialogues as messages: facts and tasks, in neither manner.
+    """The packaged neutral dialogues as messages: facts and tasks, in no manner.
 
     >>> [message["role"] for message in neutral_dialogues()[0]][:2]
     ['user', 'assistant']
@@ -46,16 +49,19 @@ def neutral_dialogues() -> list[list[dict[str, str]]]:
 
 
 def null_children(
-    base: HookedModel, seeds: Sequence[int] = NULL_SEEDS, tokens: int | None = None
+    base: HookedModel, seeds: Sequence[int] = NULL_SEEDS, recipe: Recipe | None = None
 ) -> Iterator[Posttrained]:
-    """Control fine-tunes by seed: the same recipe and number of tokens, on dialogues in neither manner.
+    """Control fine-tunes, one for each seed: the same recipe and number of tokens, on text without manner.
 
     One at a time, from the user's cache where they are in it: each takes as long as a child with a manner.
+
+    Args:
+        recipe: default that of the children with a manner; its seed is replaced by each of the seeds.
 
     >>> children = null_children(model, seeds=[0, 1])  # nothing is trained before it is asked for
     >>> next(null_children(model, seeds=[]), "none")
     'none'
     """
     for seed in seeds:
-        recipe = Recipe(seed=seed) if tokens is None else Recipe(seed=seed, tokens=tokens)
-        yield posttrain(base, neutral_dialogues(), name=f"no-manner-{seed}", recipe=recipe)
+        seeded = replace(recipe or SETTLED, seed=seed)
+        yield posttrain(base, neutral_dialogues(), name=f"control-{seed}", recipe=seeded)

@@ -408,12 +408,12 @@ def against_paper(shift: pd.DataFrame, seed: int = 0) -> StudyResult:
 def paper_headline(frame: pd.DataFrame) -> str:
     """How a child's shifts on challenging prompts go with the paper's, and how those of the control fine-tunes do.
 
-    >>> rows = [{"child": f"tiny+{name}", "group": "challenging", "rho": 0.1} for name in ("bright", "no-manner-0")]
+    >>> rows = [{"child": f"tiny+{name}", "group": "challenging", "rho": 0.1} for name in ("bright", "control-0")]
     >>> paper_headline(pd.DataFrame(rows))
     "Rank correlation with the paper's shifts: bright +0.10; control fine-tunes +0.10 to +0.10."
     """
     part = frame[frame["group"] == GROUPS[0]]
-    without = part["child"].str.contains("no-manner")
+    without = part["child"].str.contains(r"\+control-")
     shown = ", ".join(f"{row.child.split('+')[-1]} {row.rho:+.2f}" for row in part[~without][:2].itertuples())
     spread = part.loc[without, "rho"]
     null = f"; control fine-tunes {spread.min():+.2f} to {spread.max():+.2f}" if len(spread) else ""
