@@ -18,7 +18,6 @@ from emolens import corpus, plots, studies
 from emolens.files import data_path
 from emolens.models.loading import load
 from emolens.models.model import HookedModel
-from emolens.plots.saving import describe_in_notebook
 from emolens.results import StudyResult, load_folder, load_results, named
 from emolens.studies._ladder import ladder
 from emolens.studies._measure import place
@@ -235,7 +234,7 @@ def page(own: str, called: str) -> Page:
 
     >>> page("smollm2-135m-instruct", "SmolLM2")  # doctest: +SKIP
     """
-    describe_in_notebook()
+    plots.saving.describe_in_notebook()
     asked = os.environ.get(VARIABLE) or own
     found = Page(load(asked), own, called, asked)
     if not found.default:

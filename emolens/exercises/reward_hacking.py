@@ -96,7 +96,7 @@ def episodes_needed(mine: Any, rate: float, chance: float = 0.95) -> str | None:
     """The fewest valid episodes after which at least one hack was seen with that chance, at a true rate.
 
     >>> episodes_needed(20, 0.05)
-    Not yet: after 20 episodes at least one hack is seen with a chance of 64 % only.
+    Not yet: after 20 episodes at least one hack is seen with a chance of 64% only.
     """
     value = float(mine)
     if value != round(value) or value < 1:

@@ -80,8 +80,8 @@ def test_luck_among_many_cells(answer, said, capsys):
     [
         (..., MISSING),
         (59, "Right. "),
-        (58, "Not yet: after 58 episodes at least one hack is seen with a chance of 95 % only."),
-        (20, "Not yet: after 20 episodes at least one hack is seen with a chance of 64 % only."),
+        (58, "Not yet: after 58 episodes at least one hack is seen with a chance of 95% only."),
+        (20, "Not yet: after 20 episodes at least one hack is seen with a chance of 64% only."),
         (60, "Not yet: that is enough, and fewer would be enough, too."),
         (58.4, "Not yet: the answer is a whole number of episodes."),
     ],
