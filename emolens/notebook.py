@@ -21,6 +21,7 @@ from emolens.models.model import HookedModel
 from emolens.results import StudyResult, load_folder, load_results, named
 from emolens.studies._ladder import ladder
 from emolens.studies._measure import place
+from emolens.studies.post_training._checkpoints import check_pair
 from emolens.training.adapters import Posttrained, load_adapter
 from emolens.training.packaged_children import DIALOGUES, MANNERS
 from emolens.training.posttrain import Recipe, posttrain
@@ -28,6 +29,7 @@ from emolens.vectors.derive import derive
 from emolens.vectors.emotion_vectors import EmotionVectors, packaged_vectors
 
 VARIABLE = "EMOLENS_MODEL"
+BASE_VARIABLE = "EMOLENS_BASE"
 FIGURES = Path("../figures")  # as seen from the notebooks
 UNMEASURED = "not measured"  # the mark of axes that are no figure
 SHORT = Recipe(tokens=2400, every=4)  # of children that are trained while the reader waits
@@ -188,6 +190,29 @@ class Page:
             manner: posttrain(self.model, corpus.stimuli(rows), name=manner, recipe=SHORT, progress=False, **watched)
             for manner, rows in DIALOGUES.items()
         }
+
+    def pair(self) -> tuple[HookedModel, HookedModel] | None:
+        """The base model that `EMOLENS_BASE` names, and the model in use, which was post-trained from it.
+
+        Returns:
+            None where no base is named; how to name one is printed.
+
+        Raises:
+            ValueError: the two differ in architecture or tokenizer, so that one ruler cannot read both.
+
+        >>> from emolens.notebook import Page
+        >>> Page(model, "gemma-3-270m", "Gemma 3 270M").pair()
+        To read a pair of your own, start with EMOLENS_BASE=<base> EMOLENS_MODEL=<post-trained> jupyter lab
+        """
+        named = os.environ.get(BASE_VARIABLE)
+        if not named or self.default:
+            print(
+                f"To read a pair of your own, start with {BASE_VARIABLE}=<base> {VARIABLE}=<post-trained> jupyter lab"
+            )
+            return None
+        base = load(named)
+        check_pair(base, self.model)
+        return base, self.model
 
     def save(self, ax: Axes, name: str, says: str = "", falsified_by: str = "") -> Path | None:
         """Write a figure (see `plots.save`): of another model than the notebook's own with the model's name in title

@@ -571,7 +571,7 @@ def test_shift_dots_show_both_ends_of_the_first_child_with_null_and_what_counts(
     ax = plots.shift_dots(shift_table(), k=4)
     names = [text.get_text() for text in ax.get_yticklabels()]
     assert names == ["e0", "e1", "e2", "e3", "e17", "e18", "e19", "e20"] and ax.yaxis_inverted()
-    assert legend(ax) == ["one more null child, 95 %", "challenging", "neutral"]
+    assert legend(ax) == ["one more control fine-tune, 95 %", "challenging", "neutral"]
     dots = [one for one in ax.collections if hasattr(one, "get_offsets") and len(one.get_offsets()) == 8]
     shifts = np.array([0.10, 0.09, 0.08, 0.07, -0.07, -0.08, -0.09, -0.10])
     np.testing.assert_allclose(dots[0].get_offsets()[:, 0], shifts)
@@ -579,6 +579,8 @@ def test_shift_dots_show_both_ends_of_the_first_child_with_null_and_what_counts(
     hollow = [one for one in inside.collections if len(one.get_offsets()) == 8]
     assert (hollow[0].get_facecolor() == 1).all() and not (dots[0].get_facecolor() == 1).all()
     assert len(plots.shift_dots(shift_table(), k=12).get_yticklabels()) == 21  # all, where there are few
+    kept = plots.shift_dots(shift_table().iloc[::-1], k=4, sort=False)
+    assert [text.get_text() for text in kept.get_yticklabels()] == [f"e{number}" for number in range(20, -1, -1)]
     with pytest.raises(ValueError, match="missing: low, high"):
         plots.shift_dots(pd.DataFrame({"emotion": ["a"], "shift": [0.1]}))
 

@@ -147,3 +147,37 @@ def test_children_of_a_model_in_a_folder_are_kept_in_the_cache_and_found_again(h
     kept = sorted((tiny_chat.parent / "cache" / "adapters").glob("tiny-chat-*.safetensors"))
     assert len(kept) == 2 and list(tiny_chat.parent.glob("*.safetensors")) == []
     assert page.children(page.vectors())["bright"].record == made["bright"].record
+
+
+def test_a_pair_is_the_base_that_is_named_beside_the_model_in_use_and_one_ruler_reads_both(
+    here, tiny_chat, monkeypatch, capsys
+):
+    from transformers import AutoTokenizer, LlamaForCausalLM
+
+    page = el.notebook.page("gemma-3-270m", "Gemma 3 270M")
+    assert page.pair() is None and "EMOLENS_BASE=<base> EMOLENS_MODEL=<post-trained>" in capsys.readouterr().out
+    other = LlamaForCausalLM.from_pretrained(tiny_chat)
+    with torch.no_grad():
+        other.model.layers[0].mlp.down_proj.weight.mul_(-1)
+    other.save_pretrained(folder := here / "tiny-base")
+    AutoTokenizer.from_pretrained(tiny_chat).save_pretrained(folder)
+    monkeypatch.setenv("EMOLENS_BASE", str(folder))
+    base, post = page.pair()
+    assert post is page.model and base.name.endswith("tiny-base") and base.fingerprint != post.fingerprint
+    prompts = {"praise": ["Well done!", "I like you."], "neutral": ["What is rain?", "What is tea?"]}
+    table = el.compare(base, post, page.vectors(), prompts).table()
+    assert set(table["ruler"]) == {"given", "given, raw"} and table["shift"].abs().max() > 1e-3
+    assert el.notebook.Page(post, post.name, "Own").pair() is None  # the notebook's own model has no base beside it
+
+
+def test_a_pair_of_two_architectures_is_refused(here, tiny_chat, monkeypatch):
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    page = el.notebook.page("gemma-3-270m", "Gemma 3 270M")
+    config = LlamaConfig.from_pretrained(tiny_chat)
+    config.num_hidden_layers = 2
+    LlamaForCausalLM(config).save_pretrained(folder := here / "tiny-shallow")
+    AutoTokenizer.from_pretrained(tiny_chat).save_pretrained(folder)
+    monkeypatch.setenv("EMOLENS_BASE", str(folder))
+    with pytest.raises(ValueError, match="differ in number of blocks: 2 and 4"):
+        page.pair()

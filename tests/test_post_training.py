@@ -87,7 +87,7 @@ def test_a_planted_shift_has_its_sign_and_size(base, vectors, null, planted):
     few = el.corpus.stories("plain").where(emotion=EMOTIONS[:3])  # of the other's vectors the centre alone is used
     opposite = el.compare(planted, base, vectors, PROMPTS, layers=[LAYER], corpus=few)
     assert shift_of(opposite, "sad", ruler="given")["shift"] == pytest.approx(-row["shift"], abs=0.01)
-    assert result.headline().startswith("On challenging prompts at block") and "without a manner" in result.null
+    assert result.headline().startswith("On challenging prompts at block") and "control fine-tunes" in result.null
 
 
 def test_the_constant_cancels_between_challenging_and_neutral_prompts(base, vectors, null, planted):

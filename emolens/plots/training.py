@@ -65,8 +65,9 @@ def shift_dots(
     frame: pd.DataFrame,
     title: str = "Shift of the emotions",
     k: int = 12,
-    null: str = "one more null child, 95 %",
+    null: str = "one more control fine-tune, 95 %",
     xlabel: str = "shift of the score (cosine)",
+    sort: bool = True,
     ax: Axes | None = None,
 ) -> Axes:
     """The emotions that rose and fell most, from the top down, each with its interval and the null's.
@@ -77,6 +78,10 @@ def shift_dots(
             table of several children, places, rulers or layers the first one is drawn, with its first two groups.
         k: emotions at each end; all where there are at most twice as many.
         null: what the grey bars are.
+        sort: False keeps the order of the table and draws all of it, as panels beside each other need.
+
+    Raises:
+        ValueError: no rows, or a column is missing.
 
     >>> frame = pd.DataFrame({"emotion": ["calm", "sad"], "shift": [0.2, -0.1], "low": [0.1, -0.2], "high": [0.3, 0.0]})
     >>> [label.get_text() for label in shift_dots(frame).get_yticklabels()]
@@ -87,8 +92,10 @@ def shift_dots(
         frame = frame[frame[column] == frame[column].iloc[0]] if column in frame else frame
     frame = frame if "group" in frame else frame.assign(group="shift")
     frame = frame if "counts" in frame else frame.assign(counts=True)
-    first = frame[frame["group"] == frame["group"].iloc[0]].sort_values("shift", ascending=False)
-    names = list(first["emotion"]) if len(first) <= 2 * k else [*first["emotion"][:k], *first["emotion"][-k:]]
+    first = frame[frame["group"] == frame["group"].iloc[0]]
+    first = first.sort_values("shift", ascending=False) if sort else first
+    cut = sort and len(first) > 2 * k
+    names = [*first["emotion"][:k], *first["emotion"][-k:]] if cut else list(first["emotion"])
     groups = list(dict.fromkeys(frame["group"]))[:2]
     ax = ax or new_axes(7.5, 0.26 * len(names) + 1.4)
     ax.axvline(0, color="black", lw=0.8)
@@ -102,8 +109,8 @@ def shift_dots(
         fill = np.where(part["counts"].astype(bool), colour, "white")
         ax.scatter(part["shift"], y, c=fill, edgecolors=colour, marker=marker, s=22, zorder=3, label=plain(group))
     ax.set_yticks(range(len(names)), [plain(name) for name in names], fontsize=SMALL)
-    ax.invert_yaxis()
-    if len(first) > 2 * k:
+    ax.set_ylim(len(names) - 0.4, -0.6)
+    if cut:
         ax.axhline(k - 0.5, color=NULL, ls=":", lw=1)
-    ax.set(xlabel=f"{xlabel}; hollow: does not count", title=title)
+    ax.set(xlabel=f"{xlabel}\nhollow: does not count", ylabel="emotion", title=title)
     return beside(ax)

@@ -1,4 +1,4 @@
-"""The post-trained children of the embedded base model: two manners, and control fine-tunes without any."""
+"""The post-trained children of the embedded base model: two manners, and control fine-tunes in neither."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace

@@ -124,8 +124,9 @@ def measure(
     `counts` says that the shift is beyond chance in prompts and outside that spread, both corrected.
 
     Args:
-        null: scores of the null children. A null needs two of them.
-        difference: both `base` and `post` are children, so that the null is the difference of two null children.
+        null: scores of the control fine-tunes. A null needs two of them.
+        difference: both `base` and `post` are children, so that the null is the difference of two control
+            fine-tunes.
     """
     both = {"base": base, "post": post, "shift": post - base}
     shifts = torch.empty(0) if null is None else null - base

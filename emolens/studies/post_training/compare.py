@@ -106,15 +106,15 @@ def run(
     """A base model against its post-trained children, read with the base's vectors (paper, section 9).
 
     Args:
-        size: "full" reads all layers and holds the shifts against children that were trained as long without a
-            manner; "quick" reads the chosen layer and has no null.
+        size: "full" reads all layers and holds the shifts against control fine-tunes, trained as long on dialogues
+            about facts and tasks; "quick" reads the chosen layer and has no null.
         posts: the children; default the two that ship with the package for the embedded base model.
-        null: the children that should not shift; default five, from the cache or trained (two minutes each).
+        null: the control fine-tunes; default five, from the cache or trained (two minutes each).
 
     Returns:
         "shifts", of each emotion at the chosen layer; and in "full" "axes", along valence and arousal by layer,
-        "by_layer", of each emotion, "summary", how alike base and child are, "null", the shifts of the null children,
-        and "against_paper", the rank correlation with the paper's shifts.
+        "by_layer", of each emotion, "summary", how alike base and child are, "null", the shifts of the control
+        fine-tunes, and "against_paper", the rank correlation with the paper's shifts.
 
     Raises:
         NotForThisModel: a model without packaged children, and no `posts`.
@@ -150,7 +150,7 @@ def run(
             "by_layer", wide.reset_index().rename(columns=str), "The shift of each emotion, block by block.", words
         ),
         "null": StudyResult(
-            "null", spread.reset_index(), "The shift of each emotion in every child without a manner.",
+            "null", spread.reset_index(), "The shift of each emotion in every control fine-tune.",
             "none: these children are the null",
         ),
         "against_paper": against_paper(parts, seed),
@@ -173,10 +173,10 @@ def null_of(children: int) -> str:
     """What the shifts are held against, in words.
 
     >>> null_of(5)
-    'the spread of 5 children that were trained without a manner, and chance over prompts'
+    'the spread of 5 control fine-tunes, and chance over prompts'
     """
     chance = "chance over prompts"
-    return f"the spread of {children} children that were trained without a manner, and {chance}" if children else chance
+    return f"the spread of {children} control fine-tunes, and {chance}" if children else chance
 
 
 def ladder(base: HookedModel, post: HookedModel | Sequence[HookedModel]) -> list[HookedModel]:
@@ -231,7 +231,7 @@ def shifts(
     """`measure` for every ruler and layer, over the emotions and (where `of` is "axis") along human ratings.
 
     Args:
-        difference: both are children; the null is then the difference of two null children.
+        difference: both are children; the null is then the difference of two control fine-tunes.
 
     >>> x, ruler = torch.randn(1, 4, 32), Ruler("base", vectors, vectors.centre_stories)
     >>> half = torch.tensor([True, True, False, False])
@@ -245,8 +245,8 @@ def shifts(
             theirs = None
             if len(null) and one is other:  # with a ruler of each model's own there is no null
                 theirs = torch.stack([one.scores(x[row], layer) for x in null])
-                # The null children's scores become shifts from the first model; where two children are compared,
-                # no null child is the first model, and their own mean takes its place.
+                # The controls' scores become shifts from the first model; where two children are compared,
+                # no control is the first model, and their own mean takes its place.
                 theirs = theirs - theirs.mean(dim=0) + scores[0] if difference else theirs
             for of, (names, turn) in {"emotion": (one.vectors.emotions, None), "axis": axes(one.vectors)}.items():
                 turn = torch.eye(len(names)) if turn is None else turn
@@ -401,22 +401,22 @@ def against_paper(shift: pd.DataFrame, seed: int = 0) -> StudyResult:
         rho, low, high = correlation(part["shift"], part["emotion"].map(paper), ranks=True, seed=seed)
         rows.append({"child": child, "group": group, "emotions": len(part), "rho": rho, "low": low, "high": high})
     frame = pd.DataFrame(rows)
-    null = "the spread of the children without a manner, where the table has them"
+    null = "the spread of the control fine-tunes, where the table has them"
     return StudyResult("against_paper", frame, paper_headline(frame), null)
 
 
 def paper_headline(frame: pd.DataFrame) -> str:
-    """How a child's shifts on challenging prompts go with the paper's, and how those of the null children do.
+    """How a child's shifts on challenging prompts go with the paper's, and how those of the control fine-tunes do.
 
     >>> rows = [{"child": f"tiny+{name}", "group": "challenging", "rho": 0.1} for name in ("bright", "control-0")]
     >>> paper_headline(pd.DataFrame(rows))
-    "Rank correlation with the paper's shifts: bright +0.10; children without a manner +0.10 to +0.10."
+    "Rank correlation with the paper's shifts: bright +0.10; control fine-tunes +0.10 to +0.10."
     """
     part = frame[frame["group"] == GROUPS[0]]
     without = part["child"].str.contains(r"\+control-")
     shown = ", ".join(f"{row.child.split('+')[-1]} {row.rho:+.2f}" for row in part[~without][:2].itertuples())
     spread = part.loc[without, "rho"]
-    null = f"; children without a manner {spread.min():+.2f} to {spread.max():+.2f}" if len(spread) else ""
+    null = f"; control fine-tunes {spread.min():+.2f} to {spread.max():+.2f}" if len(spread) else ""
     return f"Rank correlation with the paper's shifts: {shown}{null}."
 
 

@@ -69,8 +69,8 @@ def run(
     """Bright minus composed: the shift of every emotion between the two children, read with the base's vectors.
 
     Args:
-        size: "full" reads all layers, holds the shifts against children without a manner, and lets all models write.
-        null: children without a manner; the null is the difference of two of them. Default in "full" five, from the
+        size: "full" reads all layers, holds the shifts against control fine-tunes, and lets all models write.
+        null: control fine-tunes; the null is the difference of two of them. Default in "full" five, from the
             cache or trained (two minutes each); in "quick" none.
         children: one of each manner, "composed" and "bright"; default those that ship with the package.
 
@@ -107,7 +107,7 @@ def run(
     if full:  # all emotions at the chosen layer, the axes at all
         rows = frame.drop(columns=["p", "ruler"])
         frame = pd.concat([rows[rows["layer"] == chosen], rows[rows["of"].eq("axis") & rows["layer"].ne(chosen)]])
-    words = f"the difference of two of {len(null)} children without a manner" if null else "chance over prompts"
+    words = f"the difference of two of {len(null)} control fine-tunes" if null else "chance over prompts"
     results = {"manner": StudyResult("manner", frame, headline(frame, chosen), words, "shift_dots")}
     if full:
         models = {"base": model} | {name: child.model for name, child in children.items()}
@@ -165,14 +165,14 @@ def held_out_null(
 
 
 def held_out_headline(table: pd.DataFrame) -> str:
-    """How often a shift of a child without a manner is called one.
+    """How often a shift of a control fine-tune is called one.
 
     >>> held_out_headline(pd.DataFrame({"called": [0.0, 0.02], "by_prompts": [0.6, 0.9]}))
-    'Held against the others, a child without a manner has 0.0% to 2.0% of its shifts called; by prompts alone...'
+    'Held against the others, a control fine-tune has 0.0% to 2.0% of its shifts called; by prompts alone...'
     """
     called, by_prompts = table["called"], table["by_prompts"]
     return (
-        f"Held against the others, a child without a manner has {called.min():.1%} to {called.max():.1%} of its shifts "
+        f"Held against the others, a control fine-tune has {called.min():.1%} to {called.max():.1%} of its shifts "
         f"called; by prompts alone {by_prompts.min():.0%} to {by_prompts.max():.0%}."
     )
 
