@@ -60,7 +60,7 @@ def _axes_named(ax: Axes) -> list[str]:
     """What the two axes are, of those that show ticks."""
     found = []
     for called, axis, side in (("across", ax.xaxis, "labelbottom"), ("up", ax.yaxis, "labelleft")):
-        if len(axis.get_ticklocs()) and axis.get_tick_params().get(side, True):
+        if axis.get_visible() and len(axis.get_ticklocs()) and axis.get_tick_params().get(side, True):
             found.append(f"{called}: {axis.get_label_text() or 'unnamed'}")
     return found
 
