@@ -5,6 +5,7 @@ from __future__ import annotations
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch
 
+from emolens.plots.saving import describe_in_notebook
 from emolens.plots.style import COLOURS, NULL, SMALL, new_axes
 
 # What is asked, in the paper's order, and the notebooks that ask it.
@@ -19,7 +20,8 @@ COURSE = {
     "What kind of state?": ("state",),
     "Can one watch them?": ("watching",),
 }
-BREADTH, GAP = 1.2, 0.22
+BREADTH, APART, GAP = 1.34, 0.08, 0.3  # of a notebook, between two of one question, between questions
+LETTER = 0.083  # of a question
 ROWS = (0, 0, 0, 0, 1, 1, 1, 1, 1)  # the row of each question
 
 
@@ -38,19 +40,20 @@ def course(here: int) -> Axes:
     names = [name for notebooks in COURSE.values() for name in notebooks]
     if not 0 <= here < len(names):
         raise ValueError(f"there is no notebook {here}: they are numbered 0 to {len(names) - 1}")
+    describe_in_notebook()  # it is the first figure of a notebook
     ax = new_axes(9.6, 1.75)
-    number, place, row = 0, 0.0, 0
-    for (question, notebooks), at in zip(COURSE.items(), ROWS, strict=True):
-        if at != row:
-            row, place = at, 0.0
-        start = place
-        for name in notebooks:
-            _box(ax, place, -1.5 * row, f"{number:02d}\n{name}", number == here)
-            number, place = number + 1, place + BREADTH + 0.08
-        middle = (start + place - 0.08) / 2
+    number, ends = 0, [0.0, 0.0]  # where the next question begins, in each row
+    for (question, notebooks), row in zip(COURSE.items(), ROWS, strict=True):
+        boxes = len(notebooks) * (BREADTH + APART) - APART
+        width = max(boxes, LETTER * len(question))
+        middle = ends[row] + width / 2
         ax.text(middle, 0.78 - 1.5 * row, question, ha="center", fontsize=SMALL, color="#404040", style="italic")
-        place += GAP + (0.7 if len(notebooks) == 1 else 0)
-    ax.set(xlim=(-0.5, 12.6), ylim=(-1.6, 1.1))
+        for count, name in enumerate(notebooks):
+            left = middle - boxes / 2 + count * (BREADTH + APART)
+            _box(ax, left, -1.5 * row, f"{number:02d}\n{name}", number == here)
+            number += 1
+        ends[row] += width + GAP
+    ax.set(xlim=(-0.1, max(ends) - GAP + 0.1), ylim=(-1.6, 1.1))
     ax.set_axis_off()
     ax.set_title(f"You are here: {here:02d} {names[here]}", loc="left", fontsize=10)
     return ax
