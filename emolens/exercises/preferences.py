@@ -53,7 +53,7 @@ def elo_update(answer: Callable[..., Any]) -> str | None:
     return None
 
 
-@checked("The question asks for the same without letters. What the answers are may be changed; a preference may not.")
+@checked("The question asks for the same without letters. A preference for an activity would survive that change.")
 def without_letters(answer: Any, model: HookedModel) -> str | None:
     """A `Question` whose answers are words and no letters, and that the model's tokenizer can tell apart.
 
