@@ -117,7 +117,7 @@ def effect_dots(
         nulls: the kinds of null that the table has columns of (`stats.null_columns`), drawn as the grey bar, the
             widest of the kinds.
         null: what the grey bar is.
-        axes: `xlabel`, as of `Axes.set`.
+        axes: `xlabel` and `ylabel`, as of `Axes.set`.
 
     Raises:
         ValueError: no rows, or a column is missing.
@@ -149,7 +149,8 @@ def effect_dots(
         ax.scatter(part["effect"], y, c=fill, edgecolors=colour, marker=marker, s=24, zorder=3, label=label)
     ax.set_yticks(range(len(names)), [plain(name) for name in names], fontsize=SMALL)
     ax.set_ylim(len(names) - 0.4, -0.6)
-    ax.set(title=title, **{"xlabel": "nats per token, for a strength of 0.1\n(hollow: does not count)"} | axes)
+    labels = {"xlabel": "nats per token, for a strength of 0.1\n(hollow: does not count)", "ylabel": "direction"}
+    ax.set(title=title, **labels | axes)
     return beside(ax)
 
 
