@@ -39,8 +39,9 @@ def main() -> None:
     places, shares = el.geometry.components(plain.vectors(plain.default_layer), 2)
     frame = pd.DataFrame({"emotion": plain.emotions, "x": places[:, 0], "y": places[:, 1]})
     frame["valence"] = [el.corpus.ratings("glasgow").get(name, {}).get("valence") for name in plain.emotions]
-    right = figure.add_subplot(grid[:, 1])
-    ax = plots.emotion_map(frame, colour="valence", centre=5, title="All 171 emotions", ax=right)
+    ax = plots.emotion_map(
+        frame, colour="valence", centre=5, title="All 171 emotions", ax=figure.add_subplot(grid[:, 1])
+    )
     ax.set(xlabel=f"first component ({shares[0]:.0%} of the variance)", ylabel=f"second ({shares[1]:.0%})")
     print(plots.save(ax, "figures/emolens.png", SAYS, FALSIFIED_BY))
 
