@@ -144,7 +144,9 @@ def random_left(answer: Callable[[int, int], float]) -> str | None:
     return None
 
 
-@checked("The story is still in the context: what is not read now can be read as soon as the text asks for it.")
+@checked(
+    "The story is still in the context; compare with a question that has nothing to do with it before you conclude."
+)
 def comes_back(answer: Any, scores: Float[np.ndarray, "text emotion"], truth: Int[np.ndarray, "text"]) -> str | None:
     """The score of each text's own emotion less the mean of its scores on the other emotions.
 

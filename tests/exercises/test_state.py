@@ -111,7 +111,7 @@ def test_most_of_a_random_direction_is_outside(answer, part, capsys):
         (MINE, "that is the emotion's own score"),
         (MINE - SCORES.mean(axis=1), "the others alone"),
         (np.zeros(6), "these are not the margins"),
-        (MINE - (SCORES.sum(axis=1) - MINE) / 3, "Right. The story"),
+        (MINE - (SCORES.sum(axis=1) - MINE) / 3, "Right. The story is still"),
     ],
 )
 def test_margins_are_own_less_others(answer, part, capsys):
