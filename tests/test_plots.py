@@ -276,6 +276,7 @@ def test_steered_emotions_are_held_against_the_furthest_of_the_wider_null():
     ax = plots.steering_dots(table)
     assert [tick.get_text() for tick in ax.get_yticklabels()] == ["calm", "sad"]
     assert ax.get_title() == "1 of 2 steered emotions are beyond the null directions"
+    assert "unnamed" not in plots.described(ax)
     ends = ax.collections[0].get_segments()
     spread = nulls["shuffled labels"].std(ddof=1)
     assert all(low < 1 - 2.2 * spread and high > 1 + 2.2 * spread for (low, _), (high, _) in ends)  # more than of one

@@ -137,7 +137,9 @@ def steering_dots(
         own = own.assign(null_low=ends[:, 0].min(), null_high=ends[:, 1].max())
     title = title or f"{int(own['counts'].sum())} of {len(own)} steered emotions are beyond the null directions"
     said = f"null directions, furthest of {len(own)}, 95 %"
-    return shift_dots(own, title, null=said, xlabel=xlabel, ax=ax)
+    ax = shift_dots(own, title, null=said, xlabel=xlabel, ax=ax)
+    ax.set_ylabel("steered with")
+    return ax
 
 
 def slopes_by_layer(
