@@ -6,17 +6,13 @@ under that model's name.
 
 import json
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import pandas as pd
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from emolens import corpus, plots, studies
 from emolens.files import data_path
@@ -213,7 +209,7 @@ def page(own: str, called: str) -> Page:
 
     >>> page("smollm2-135m-instruct", "SmolLM2")  # doctest: +SKIP
     """
-    _describe_figures()
+    plots.saving.describe_in_notebook()
     asked = os.environ.get(VARIABLE) or own
     found = Page(load(asked), own, called, asked)
     if not found.default:
@@ -230,20 +226,6 @@ def present(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     ['r']
     """
     return frame[[column for column in columns if column in frame]]
-
-
-def _describe_figures() -> None:
-    """Give every figure that the notebook shows a text in its place, for who cannot see it."""
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    if shell is None:
-        return
-    plt.switch_backend(matplotlib.get_backend())  # which registers how Jupyter draws a figure
-    formatter = shell.display_formatter.formatters["image/png"]
-    try:
-        draw = formatter.lookup_by_type(Figure)
-    except KeyError:  # shown in a window, or as something else than PNG
-        return
-    formatter.for_type(Figure, lambda figure: (draw(figure), {"alt": plots.described(figure)}))
 
 
 def _stamp(path: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch
 
+from emolens.plots.saving import describe_in_notebook
 from emolens.plots.style import COLOURS, NULL, SMALL, new_axes
 
 # What is asked, in the paper's order, and the notebooks that ask it.
@@ -38,6 +39,7 @@ def course(here: int) -> Axes:
     names = [name for notebooks in COURSE.values() for name in notebooks]
     if not 0 <= here < len(names):
         raise ValueError(f"there is no notebook {here}: they are numbered 0 to {len(names) - 1}")
+    describe_in_notebook()  # it is the first figure of a notebook
     ax = new_axes(9.6, 1.75)
     number, place, row = 0, 0.0, 0
     for (question, notebooks), at in zip(COURSE.items(), ROWS, strict=True):

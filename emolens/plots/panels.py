@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ def panels(
     title: str = "",
     across: int = 3,
     share_y: bool = True,
+    size: tuple[float, float] = PANEL,
     **options: Any,
 ) -> Axes:
     """Any figure of a table, once for each entry of a column, on the same axes: each panel has its own null band.
@@ -32,6 +34,7 @@ def panels(
         title: of the whole figure: what it found.
         across: panels beside each other.
         share_y: False where the panels' units differ.
+        size: of a panel in inches, width and height.
         options: handed to `draw`.
 
     Returns:
@@ -53,7 +56,7 @@ def panels(
     figure, grid = plt.subplots(
         down,
         across,
-        figsize=(PANEL[0] * across + 1.6, PANEL[1] * down + 0.5),
+        figsize=(size[0] * across + 1.6, size[1] * down + 0.5),
         sharex=True,
         sharey=share_y,
         squeeze=False,
@@ -70,9 +73,9 @@ def panels(
         ax.tick_params(labelsize=SMALL)
     _name_once(grid, len(parts), share_y)
     if legend:
-        figure.legend(legend.values(), legend.keys(), loc="outside right upper", fontsize=SMALL, frameon=False)
+        figure.legend(legend.values(), legend.keys(), loc="outside right center", fontsize=SMALL, frameon=False)
     if title:
-        figure.suptitle(title, fontsize=11)
+        figure.suptitle(fill(title, int(11 * (size[0] * across + 1.6))), fontsize=11)
     return grid[0, 0]
 
 

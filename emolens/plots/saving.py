@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import io
+import sys
 from pathlib import Path
 from textwrap import shorten
+from typing import Any
 
+import matplotlib
+from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -56,9 +60,33 @@ def _axes_named(ax: Axes) -> list[str]:
     """What the two axes are, of those that show ticks."""
     found = []
     for called, axis, side in (("across", ax.xaxis, "labelbottom"), ("up", ax.yaxis, "labelleft")):
-        if len(axis.get_ticklocs()) and axis.get_tick_params().get(side, True):
+        if axis.get_visible() and len(axis.get_ticklocs()) and axis.get_tick_params().get(side, True):
             found.append(f"{called}: {axis.get_label_text() or 'unnamed'}")
     return found
+
+
+def describe_in_notebook() -> None:
+    """Give every figure that a notebook shows a text in its place, for who cannot see it; nothing outside of one.
+
+    >>> describe_in_notebook()
+    """
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if shell is None:
+        return
+    plt.switch_backend(matplotlib.get_backend())  # which registers how Jupyter draws a figure
+    formatter = shell.display_formatter.formatters["image/png"]
+    try:
+        draw = formatter.lookup_by_type(Figure)
+    except KeyError:  # shown in a window, or as something else than PNG
+        return
+    if getattr(draw, "describes", False):
+        return
+
+    def show(figure: Figure) -> tuple[Any, dict[str, str]]:
+        return draw(figure), {"alt": described(figure)}
+
+    show.describes = True  # type: ignore[attr-defined]
+    formatter.for_type(Figure, show)
 
 
 def gallery(folder: str | Path) -> Path:
