@@ -156,8 +156,7 @@ def token_text(
     margin = max(len(role) for role, *_ in turns) + 2
     ax = ax or new_axes(0.075 * (columns + margin) + 1.2, 0.19 * line + 0.9)
     ax.set(xlim=(-margin, columns), ylim=(line + 0.1, -0.1))
-    for side in (ax.xaxis, ax.yaxis, *ax.spines.values()):
-        side.set_visible(False)
+    ax.set_axis_off()
     shade = ScalarMappable(Normalize(-limit, limit), LinearSegmentedColormap.from_list("", [BELOW, "white", ABOVE]))
     over = f", mean over {smooth} tokens" if smooth > 1 else ""
     ax.figure.colorbar(shade, ax=ax, pad=0.01, shrink=0.7, extend="both").set_label(f"score of {plain(emotion)}{over}")
