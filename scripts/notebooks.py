@@ -38,7 +38,12 @@ def solved(notebook: NotebookNode, unrun: bool = True) -> NotebookNode:
                 continue
             outputs = [nbformat.v4.new_output("stream", name="stdout", text=printed[1])] if printed else []
             copy.cells.append(
-                nbformat.v4.new_code_cell(CODE.search(cell.source)[1], id=f"{cell.id}-solved", outputs=outputs)
+                nbformat.v4.new_code_cell(
+                    CODE.search(cell.source)[1],
+                    id=f"{cell.id}-solved",
+                    outputs=outputs,
+                    execution_count=1 if outputs else None,  # without one nbval takes the cell for one that was not run
+                )
             )
     return copy
 
