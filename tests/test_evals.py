@@ -748,6 +748,13 @@ def test_logs_of_another_version_another_task_or_an_interrupted_eval_are_named(f
         frame_of([])
 
 
+def test_a_folder_with_the_logs_of_other_tasks_is_named(file_of, tmp_path):
+    path = file_of({"id": "s", "turns": [{"role": "user", "text": "word1"}]})
+    evaluate([evals.sycophancy(path)], in_turn("fine"), tmp_path / "logs")
+    with pytest.raises(RuntimeError, match="logs: .*give another log_dir, or delete this one"):
+        evaluate([evals.leverage(only="L4-quillon")], in_turn("fine"), tmp_path / "logs")
+
+
 def test_an_interrupted_eval_goes_on_where_it_was(file_of, tmp_path):
     rows = [{"id": f"s{n}", "turns": [{"role": "user", "text": f"word{n}"}]} for n in range(4)]
     path, asked = file_of(*rows), []

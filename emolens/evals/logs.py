@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 from inspect_ai import Task, eval_set
+from inspect_ai._util.error import PrerequisiteError
 from inspect_ai.analysis import SampleColumn, samples_df
 from inspect_ai.log import list_eval_logs, read_eval_log
 
@@ -39,7 +40,7 @@ def evaluate(tasks: Sequence[Task], model: Any, log_dir: str | Path | None = Non
         options: of `inspect_ai.eval_set`, and for a HookedModel of `evals.as_inspect`: vectors, doses, watch, monitor.
 
     Raises:
-        RuntimeError: an eval that did not end well.
+        RuntimeError: an eval that did not end well, or a `log_dir` with the logs of others.
 
     >>> evaluate([el.evals.leverage(only="no such row")], model)
     Traceback (most recent call last):
@@ -58,7 +59,10 @@ def evaluate(tasks: Sequence[Task], model: Any, log_dir: str | Path | None = Non
         "fail_on_error": False,
         "log_realtime": False,
     } | options
-    ended, logs = eval_set(list(tasks), folder, model=asked, **settled)
+    try:
+        ended, logs = eval_set(list(tasks), folder, model=asked, **settled)
+    except PrerequisiteError as error:
+        raise RuntimeError(f"{folder}: {error.message}; give another log_dir, or delete this one") from error
     for log in logs:
         if log.status != "success":
             why = log.error.message if log.error else f"it is {log.status}"
