@@ -72,6 +72,13 @@ def shift_of(result, emotion, group=GROUPS[0], ruler="base"):
 # --- what is found
 
 
+def test_the_whole_study_tells_the_planted_child_from_the_controls(base, vectors, null, planted):
+    results = post_training.run(base, vectors, "full", [planted], null[:3])
+    assert list(results) == ["shifts", "summary", "axes", "by_layer", "null", "against_paper"]
+    assert "shifts that count" in results["shifts"].headline() and "emotions in" in results["shifts"].headline()
+    assert [name for name in results["null"].table() if "control-" in name] == [f"tiny+control-{n}" for n in (1, 2, 3)]
+
+
 def test_a_planted_shift_has_its_sign_and_size(base, vectors, null, planted):
     result = el.compare(base, planted, vectors, PROMPTS, null, layers=[LAYER])
     row = shift_of(result, "sad")

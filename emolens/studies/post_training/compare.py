@@ -375,9 +375,9 @@ def headline(frame: pd.DataFrame) -> str:
     layers = sorted(frame["layer"].unique())
     at = layers[len(layers) // 2]
     part = frame[frame["of"].eq("emotion") & frame["layer"].eq(at) & frame["group"].eq(GROUPS[0])]
-    part = part[part["ruler"].eq(part["ruler"].iloc[0])]
-    if "form" in part:
-        part = part[part["form"].eq(part["form"].iloc[0])]
+    for column in ("ruler", "form"):
+        if column in part:
+            part = part[part[column].eq(part[column].iloc[0])]
     counts = part.groupby("child", sort=False)["counts"].sum()
     total = part["emotion"].nunique() if "emotion" in part else len(part)
     shown = ", ".join(f"{int(n)} in {child.split('+')[-1]}" for child, n in counts[:2].items())
