@@ -208,7 +208,7 @@ def test_layer_sweep_has_a_panel_for_each_measure_with_bands_nulls_chance_and_th
         assert len(ax.collections) == 3 + 1  # a band for each curve, and the null
         assert sorted(line(ax, "chosen on the stories").get_xdata()) == [1, 2, 4]
         assert [text.get_text() for text in ax.texts] == [
-            f"chance {times / 171:.1%}\nnulls there up to {max(times / 171, 0.02):.1%}"
+            f"chance {times / 171:.1%}\nnulls of block 4 up to {max(times / 171, 0.02):.1%}"
         ]
         curves = [line(ax, name) for name in ("raw", "denoised", "whitened")]
         assert len({(curve.get_marker(), curve.get_linestyle()) for curve in curves}) == 3  # told apart without colour
@@ -222,7 +222,7 @@ def test_layer_sweep_marks_one_layer_with_a_line_and_shuffled_vectors_with_cross
     first, second = plots.layer_sweep(table, chance=1 / 171, chosen=4).figure.axes
     assert set(line(first, "chosen layer: 4").get_xdata()) == set(line(second, "chosen layer: 4").get_xdata()) == {4}
     assert np.nanmax(line(first, "shuffled vectors, highest").get_ydata()) == 0.03
-    assert first.texts[0].get_text() == "chance 0.6%\nnulls there up to 3.0%"
+    assert first.texts[0].get_text() == "chance 0.6%\nnulls of block 4 up to 3.0%"
     assert not [one for one in second.lines if one.get_label() == "shuffled vectors, highest"]
 
 

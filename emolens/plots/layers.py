@@ -96,9 +96,8 @@ def _sweep(frame: pd.DataFrame, chosen: int | Mapping[str, int] | None, ax: Axes
         top.append(marked["share_shuffled_highest"].max())
     if isinstance(chosen, int):
         ax.axvline(chosen, color="black", ls=(0, (1, 3)), lw=1.2, label=f"chosen layer: {chosen}")
-    said = f"chance {top[0]:.1%}" + (
-        f"\nnulls{' there' if at.any() else ''} up to {max(top):.1%}" if len(top) > 1 else ""
-    )
+    whose = f" of block {marked['layer'].iloc[0]}" if at.any() else ""
+    said = f"chance {top[0]:.1%}" + (f"\nnulls{whose} up to {max(top):.1%}" if len(top) > 1 else "")
     place = (frame["layer"].max(), np.nanmax([*top, *frame.get("share_null", [])]))
     ax.annotate(said, place, (0, 8), textcoords="offset points", ha="right", fontsize=SMALL, color="#404040")
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
