@@ -11,7 +11,7 @@ from emolens.plots import size_ladder
 from emolens.results import StudyResult, save_results
 from emolens.stats import Verdict
 from emolens.studies import find
-from emolens.studies._ladder import NOT_MEASURED, RUNGS, ladder
+from emolens.studies._ladder import NOT_MEASURED, RUNGS, headline, ladder
 
 
 def stored(folder, name, parameters, found):
@@ -65,6 +65,10 @@ def test_every_question_is_answered_by_the_stored_results():
     first = frame[frame["model"].eq("smollm2-135m-instruct")]
     assert first["effect"].notna().all()
     assert first["p"].between(0, 1).all()
+    assert first.loc[first["control"], "question"].tolist() == ["the same numbers where they mean nothing"]
+    assert "Of 12 questions" in headline(first) and headline(first).endswith(
+        "The control comes out beyond it on 0 of 1."
+    )
     assert not set(first["verdict"]) & {NOT_MEASURED, str(Verdict.NO_NULL)}
     assert all(find(rung.study) for rung in RUNGS)
 
@@ -101,6 +105,9 @@ def test_each_question_has_a_panel_and_lines_join_models_of_one_family():
     joined = [line for line in first.lines if len(line.get_xdata()) == 2 and line.get_ydata()[0] == 0.4]
     assert [line.get_xdata().tolist() for line in joined] == [[5e8, 15e8]]
     names = [text.get_text() for text in first.figure.legends[0].get_texts()]
-    assert names == ["null", "gemma", "qwen", "hollow: inside the null"]
+    assert names == ["null", "gemma", "qwen", "hollow: p > 0.05 in its own test"]
+    with_control = frame.assign(control=frame["question"].eq("read"))
+    assert size_ladder(with_control).figure.get_suptitle().startswith("1 of 1 questions")
+    assert size_ladder(with_control).figure.get_suptitle().endswith("in all 3 models, the control in 2")
     with pytest.raises(ValueError, match="2 questions need a panel each"):
         size_ladder(frame, ax=first)

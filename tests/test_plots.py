@@ -208,7 +208,7 @@ def test_layer_sweep_has_a_panel_for_each_measure_with_bands_nulls_chance_and_th
         assert len(ax.collections) == 3 + 1  # a band for each curve, and the null
         assert sorted(line(ax, "chosen on the stories").get_xdata()) == [1, 2, 4]
         assert [text.get_text() for text in ax.texts] == [
-            f"chance {times / 171:.1%}, nulls up to {max(times / 171, 0.02):.1%}"
+            f"chance {times / 171:.1%}\nnulls of block 4 up to {max(times / 171, 0.02):.1%}"
         ]
         curves = [line(ax, name) for name in ("raw", "denoised", "whitened")]
         assert len({(curve.get_marker(), curve.get_linestyle()) for curve in curves}) == 3  # told apart without colour
@@ -222,7 +222,7 @@ def test_layer_sweep_marks_one_layer_with_a_line_and_shuffled_vectors_with_cross
     first, second = plots.layer_sweep(table, chance=1 / 171, chosen=4).figure.axes
     assert set(line(first, "chosen layer: 4").get_xdata()) == set(line(second, "chosen layer: 4").get_xdata()) == {4}
     assert np.nanmax(line(first, "shuffled vectors, highest").get_ydata()) == 0.03
-    assert first.texts[0].get_text() == "chance 0.6%, nulls up to 3.0%"
+    assert first.texts[0].get_text() == "chance 0.6%\nnulls of block 4 up to 3.0%"
     assert not [one for one in second.lines if one.get_label() == "shuffled vectors, highest"]
 
 
@@ -243,6 +243,8 @@ def test_reliability_has_a_panel_with_its_own_null_band_for_each_method():
     tops = [one.collections[0].get_datalim(one.transData).y1 for one in panels]
     assert tops == pytest.approx([0.7, 0.1])
     assert panels[0].figure.get_suptitle().endswith("at 5 of 10 blocks and readouts")
+    one = both.assign(null_high=np.where((both["method"] == "raw") & (both["layer"] == 2), 0.7, 0.1))
+    assert plots.reliability(one).figure.get_suptitle().endswith("everywhere but for raw vectors at block 2")
     _, ax = plt.subplots()
     assert plots.reliability(both, ax=ax) is ax and legend(ax) == ["different emotions, 95 %", "raw", "denoised"]
 

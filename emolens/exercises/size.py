@@ -74,7 +74,7 @@ def slope(answer: Any, x: Any, y: Any) -> str | None:
     return f"the interval is too {'narrow' if half < truth else 'wide'}."
 
 
-@checked("Here the smaller model is the better one, so that something else than size makes a difference of this order.")
+@checked("Taken alone, this pair has the smaller model ahead. Now count how many pairs you could have looked at.")
 def not_size(answer: Any, table: pd.DataFrame) -> str | None:
     """A question on which a smaller model comes out above a larger one, by more than the interval of the difference.
 

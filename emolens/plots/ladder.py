@@ -23,11 +23,13 @@ def size_ladder(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """The effect of each question by the number of parameters, with the null's band in grey: a panel for each.
 
     A colour and a marker for each family of models, which is what the names begin with; a line joins the models of one
-    family alone, since between families more than the size differs. Filled points are beyond the null.
+    family alone, since between families more than the size differs. A point is filled where the question's own test
+    says beyond the null; its interval need not agree.
 
     Args:
         frame: a row for each `question` and `model`: `parameters`, `unit`, `effect`, `low`, `high`, `null_low`,
-            `null_high`, `verdict`. Rows without an effect are left out.
+            `null_high`, `verdict`, and where there is one `control`, whether a question ought to find nothing. Rows
+            without an effect are left out.
         ax: for a table of one question.
 
     Returns:
@@ -54,10 +56,12 @@ def size_ladder(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 
 def _title(frame: pd.DataFrame) -> str:
-    """How many questions come out beyond their null in every model of those asked."""
-    beyond = frame["verdict"].eq(BEYOND).groupby(frame["question"], sort=False).all()
-    models = frame["model"].nunique()
-    return f"{int(beyond.sum())} of {len(beyond)} questions come out beyond the null in all {models} models"
+    """How many questions come out beyond their null in every model of those asked, and the control in how many."""
+    control = frame["control"].astype(bool) if "control" in frame else pd.Series(False, frame.index)
+    found, models = frame["verdict"].eq(BEYOND), frame["model"].nunique()
+    beyond = found[~control].groupby(frame["question"], sort=False).all()
+    title = f"{int(beyond.sum())} of {len(beyond)} questions come out beyond the null in all {models} models"
+    return title + (f", the control in {found[control].sum() or 'none'}" if control.any() else "")
 
 
 def _panel(frame: pd.DataFrame, ax: Axes) -> Axes:
@@ -77,7 +81,7 @@ def _panel(frame: pd.DataFrame, ax: Axes) -> Axes:
         for size, effect, verdict in part[["parameters", "effect", "verdict"]].itertuples(index=False):
             ax.plot(size, effect, mfc=colour if verdict == BEYOND else "white", **style)
         ax.plot([], [], mfc=colour, label=family, **style)
-    ax.plot([], [], "o", ms=6, mec=NULL, mfc="white", label="hollow: inside the null")
+    ax.plot([], [], "o", ms=6, mec=NULL, mfc="white", label="hollow: p > 0.05 in its own test")
     ax.set(xscale="log", xlim=(frame["parameters"].min() / 1.5, frame["parameters"].max() * 1.5), xlabel="parameters")
     ax.xaxis.set_minor_locator(NullLocator())
     ax.set_xticks(frame["parameters"], [_short(size) for size in frame["parameters"]], fontsize=SMALL)

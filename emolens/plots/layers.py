@@ -31,7 +31,7 @@ def layer_sweep(
             `{measure}_shuffled_highest` for the highest of the vectors from shuffled labels.
         chance: share found first by guessing; five times that is the chance of the first five.
         chosen: the layer to mark with a line, or that of each method, marked with a ring on its curve.
-        title: default what the first measure comes to at the chosen layers.
+        title: default the best of the chosen layers on the first measure. The panels name the null of their best one.
         ax: to draw the first measure into; default a new figure with a panel for each.
 
     Returns:
@@ -77,10 +77,12 @@ def _one_measure(frame: pd.DataFrame, measure: str, chance: float) -> pd.DataFra
 def _sweep(frame: pd.DataFrame, chosen: int | Mapping[str, int] | None, ax: Axes) -> Axes:
     """One measure: a curve for each method, the null as an area that reaches down to 0, chance as a line."""
     top = [frame["chance"].iloc[0]]
+    at = frame["layer"].eq(frame["method"].map(chosen) if isinstance(chosen, Mapping) else chosen)
+    marked = frame[at].nlargest(1, "share") if at.any() else frame  # whose null is named: that of the title
     if "share_null" in frame and frame["share_null"].notna().any():
         null = frame.groupby("layer")["share_null"].max()
         ax.fill_between(null.index, 0, null, fc="#BDBDBD", ec=NULL, lw=0.8, label="permuted labels, 97.5 %")
-        top.append(null.max())
+        top.append(marked["share_null"].max())
     ax.axhline(top[0], color="black", ls=(0, (1, 1.5)), lw=1.2, label="chance")
     for ((name, part), colour, marker), dash in zip(parts_of(frame, "method"), cycle(DASHES)):
         _line(ax, part, "share", color=colour, marker=marker, ls=dash, label=plain(name))
@@ -91,11 +93,12 @@ def _sweep(frame: pd.DataFrame, chosen: int | Mapping[str, int] | None, ax: Axes
     if "share_shuffled_highest" in frame and frame["share_shuffled_highest"].notna().any():
         cross: dict[str, Any] = {"color": "black", "ms": 6, "label": "shuffled vectors, highest"}
         ax.plot(frame["layer"], frame["share_shuffled_highest"], "x", **cross)
-        top.append(frame["share_shuffled_highest"].max())
+        top.append(marked["share_shuffled_highest"].max())
     if isinstance(chosen, int):
         ax.axvline(chosen, color="black", ls=(0, (1, 3)), lw=1.2, label=f"chosen layer: {chosen}")
-    said = f"chance {top[0]:.1%}" + (f", nulls up to {max(top):.1%}" if len(top) > 1 else "")
-    place = (frame["layer"].max(), max(top))
+    whose = f" of block {marked['layer'].iloc[0]}" if at.any() else ""
+    said = f"chance {top[0]:.1%}" + (f"\nnulls{whose} up to {max(top):.1%}" if len(top) > 1 else "")
+    place = (frame["layer"].max(), np.nanmax([*top, *frame.get("share_null", [])]))
     ax.annotate(said, place, (0, 8), textcoords="offset points", ha="right", fontsize=SMALL, color="#404040")
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     ax.set(ylim=(0, None), ylabel="share of texts")
@@ -108,7 +111,7 @@ def reliability(frame: pd.DataFrame, title: str = "", ax: Axes | None = None) ->
     Args:
         frame: a row for each layer (and `method`, if present): `cosine`; `low` and `high` for the band over
             emotions; `null_low` and `null_high`, what vectors of different emotions or of shuffled labels give.
-        title: default at how many of the places the mean lies above the null.
+        title: default at how many of the places the mean lies above the null; a single other one is named.
         ax: to draw all methods into; default a new figure.
 
     Raises:
@@ -120,9 +123,7 @@ def reliability(frame: pd.DataFrame, title: str = "", ax: Axes | None = None) ->
     """
     require(frame, "layer", "cosine", "low", "high", "null_low", "null_high")
     frame = frame.assign(effect=frame["cosine"], series="same emotion: mean, 95 %")
-    above = int((frame["cosine"] > frame["null_high"]).sum())
-    where = "blocks and readouts" if "method" in frame else "blocks"
-    title = title or f"Two halves agree beyond the null at {above} of {len(frame)} {where}"
+    title = title or _of_halves(frame)
     options: dict[str, Any] = {"ylabel": "split-half cosine", "series": "series"}
     if ax is None and "method" in frame and frame["method"].nunique() > 1:
         ax = _sized(panels(frame, "method", _halves, title=title, **options), 10.5, 3.6)
@@ -130,6 +131,21 @@ def reliability(frame: pd.DataFrame, title: str = "", ax: Axes | None = None) ->
         ax = _halves(frame, ax, title=title, **options | {"series": "method" if "method" in frame else "series"})
     ax.set_ylim(None, 1.02)
     return ax
+
+
+def _of_halves(frame: pd.DataFrame) -> str:
+    """Where the mean cosine lies above the null, in words.
+
+    >>> _of_halves(pd.DataFrame({"layer": [1, 2], "cosine": [0.7, 0.2], "null_high": 0.3}))
+    'Two halves agree beyond the null everywhere but at block 2'
+    """
+    inside = frame[~(frame["cosine"] > frame["null_high"])]
+    if len(inside) == 1 < len(frame):
+        row = inside.iloc[0]
+        whose = f"for {row['method']} vectors " if "method" in frame else ""
+        return f"Two halves agree beyond the null everywhere but {whose}at block {row['layer']:.0f}"
+    where = "blocks and readouts" if "method" in frame else "blocks"
+    return f"Two halves agree beyond the null at {len(frame) - len(inside)} of {len(frame)} {where}"
 
 
 def _halves(frame: pd.DataFrame, ax: Axes | None, **options: Any) -> Axes:

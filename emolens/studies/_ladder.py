@@ -30,6 +30,7 @@ class Rung:
         p: columns of p, which must all be small.
         per: a column with the number of trials, where the value counts successes; its interval is Wilson's.
         size: whether the sign means nothing.
+        control: whether there ought to be nothing to find.
     """
 
     question: str
@@ -46,6 +47,7 @@ class Rung:
     p: tuple[str, ...] = ("p",)
     per: str | None = None
     size: bool = False
+    control: bool = False
 
 
 PERMUTED = ("first_null", "first_shuffled_highest")
@@ -75,7 +77,7 @@ RUNGS = (
     Rung("numbers that change the meaning", "share of expected signs", "numbers", "numbers", null=(0.5,)),
     Rung(
         "the same numbers where they mean nothing", "share of expected signs", "numbers", "numbers",
-        value="null_share", low="null_low", high="null_high", null=(0.5,), p=("null_p",),
+        value="null_share", low="null_low", high="null_high", null=(0.5,), p=("null_p",), control=True,
     ),
     Rung("negation lowers the emotion", "cosine", "negation", "negation", {"place": "end"}, null=(0.0,)),
     Rung("emotion of the person named last", "cosine", "binding", "binding", null=(0.0,)),
@@ -141,6 +143,7 @@ def _of_model(folder: Path, readout: str) -> Iterator[dict[str, Any]]:
     parameters = max((stamp.get("parameters", np.nan) for stamp in stamps.values()), default=np.nan)
     for rung in RUNGS:
         known: dict[str, Any] = {"question": rung.question, "unit": rung.unit, "model": folder.name}
+        known["control"] = rung.control
         known |= {"parameters": parameters, "readout": "slopes" if rung.steered else readout}
         row = None
         if rung.study in stamps:
@@ -188,7 +191,7 @@ def _measured(rung: Rung, row: pd.Series) -> dict[str, Any]:
 
 
 def headline(frame: pd.DataFrame) -> str:
-    """How many questions come out beyond their null on all models, and on the largest one alone.
+    """How many questions come out beyond their null on all models, and on the largest one alone; the control apart.
 
     >>> rows = [("a", 1, "beyond the null"), ("a", 2, "beyond the null"), ("b", 1, "inside the null")]
     >>> frame = pd.DataFrame([*rows, ("b", 2, "beyond the null")], columns=["question", "parameters", "verdict"])
@@ -196,6 +199,9 @@ def headline(frame: pd.DataFrame) -> str:
     'Of 2 questions that were asked of all 2 models, 1 come out beyond the null on each, and 1 on the largest alone.'
     """
     models = frame.sort_values("parameters")["model"].unique()
+    control = frame["control"] if "control" in frame else pd.Series(False, frame.index)
+    checked = frame.loc[control & frame["verdict"].ne(NOT_MEASURED), "verdict"].eq(str(Verdict.BEYOND))
+    frame = frame[~control]
     verdicts = frame.pivot(index="question", columns="model", values="verdict")[list(models)]
     asked = verdicts[~verdicts.isin([NOT_MEASURED]).any(axis=1)]
     beyond = asked.eq(str(Verdict.BEYOND))
@@ -203,4 +209,4 @@ def headline(frame: pd.DataFrame) -> str:
     return (
         f"Of {len(asked)} questions that were asked of all {len(models)} models, {int(beyond.all(axis=1).sum())} come "
         f"out beyond the null on each, and {int(alone.sum())} on the largest alone."
-    )
+    ) + (f" The control comes out beyond it on {checked.sum()} of {len(checked)}." if len(checked) else "")

@@ -62,8 +62,9 @@ def run(
 
     Returns:
         "word_probability", three rows for each kind of question: the mean change of a row's own word ("matching"), of
-        the other words ("others"), both in nats, and in how many rows the own word rises most ("rows"), each with the
-        nulls' band and p; "matrix", all changes after the first kind of question; and "all_rows" (see `all_rows`).
+        the other words ("others"), both in nats, and in how many rows the own word has the highest change ("rows"),
+        each with the nulls' band and p; "matrix", all changes after the first kind of question; and "all_rows" (see
+        `all_rows`).
 
     >>> results = run(model, vectors, "quick")
     >>> results["word_probability"].table()["measure"].unique().tolist()
@@ -111,7 +112,7 @@ def changes(
 
 
 def summary(matrix: np.ndarray) -> dict[str, float]:
-    """Mean change of the matching and of the other words, and the rows whose own word rises most.
+    """Mean change of the matching and of the other words, and the rows whose own word has the highest change.
 
     >>> summary(np.array([[2.0, 0.0], [1.0, 0.0]]))
     {'matching': 1.0, 'others': 0.5, 'rows': 1.0}
@@ -150,14 +151,14 @@ def headline(frame: pd.DataFrame) -> str:
     >>> row = {"question": "he", "words": 12, "verdict": Verdict.BEYOND}
     >>> headline(pd.DataFrame([row | {"measure": "matching", "value": 1.79}, row | {"measure": "rows", "value": 11}]))
     'Steering towards an emotion changes the log-probability of its own word by +1.8 nats (beyond the null); in 11 of
-    12 rows the own word rises most (beyond the null).'
+    12 rows the own word has the highest change (beyond the null).'
     """
     first = frame[frame["question"] == frame["question"].iloc[0]].set_index("measure")
     matching, rows = first.loc["matching"], first.loc["rows"]
     return (
         f"Steering towards an emotion changes the log-probability of its own word by {matching['value']:+.1f} nats "
-        f"({matching['verdict']}); in {rows['value']:.0f} of {rows['words']:.0f} rows the own word rises most "
-        f"({rows['verdict']})."
+        f"({matching['verdict']}); in {rows['value']:.0f} of {rows['words']:.0f} rows the own word has the highest "
+        f"change ({rows['verdict']})."
     )
 
 
@@ -349,7 +350,7 @@ def _as_result(matrix: np.ndarray, words: Sequence[str]) -> StudyResult:
     mean = summary(matrix)
     sentence = (
         f"The matching words change by {mean['matching']:+.1f} nats, the others by {mean['others']:+.1f}; in "
-        f"{mean['rows']:.0f} of {len(names)} rows the own word rises most."
+        f"{mean['rows']:.0f} of {len(names)} rows the own word has the highest change."
     )
     options = {"ylabel": "steered towards", "xlabel": "word", "title": "Change of log-probability (nats)"}
     null = "none: the nulls of these means are in the result word_probability"
