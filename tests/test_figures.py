@@ -464,6 +464,16 @@ def test_effect_by_layer_draws_curves_intervals_the_null_and_zero():
     assert len(styles) == 2
 
 
+def test_effect_by_layer_rings_the_rows_that_a_column_marks():
+    table = effect_table()
+    ax = plots.effect_by_layer(table.assign(chosen=(table["layer"] == 3) & (table["method"] == "raw")), marked="chosen")
+    ring = line(ax, "chosen")
+    np.testing.assert_allclose(ring.get_xydata(), [[3, 0.0]])
+    assert ring.get_markerfacecolor() == "none" and legend(ax)[-1] == "chosen"
+    with pytest.raises(ValueError, match="missing: chosen"):
+        plots.effect_by_layer(table, marked="chosen")
+
+
 def test_effect_by_layer_needs_neither_methods_nor_a_null_and_takes_other_series_and_lines():
     plain = effect_table(methods=["raw"])[["layer", "effect", "low", "high"]]
     assert legend(plots.effect_by_layer(plain, "r")) == ["r"]

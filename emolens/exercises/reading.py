@@ -82,7 +82,7 @@ def diagonal_null(answer: Callable[..., Any], matrix: Any) -> str | None:
     return None
 
 
-@checked("The two sets differ in what happens with the drug alone, so what the words for the dose do shows in both.")
+@checked("Both sets have the same doses, so what the words for a dose do by themselves shows in both of them.")
 def doses_in_words(answer: Any) -> str | None:
     """Sentences in which a dose grows, in words, and the same doses where they mean nothing.
 
@@ -115,7 +115,9 @@ def doses_in_words(answer: Any) -> str | None:
     return None
 
 
-@checked("An emotion falls when it is denied, a pleasant one and an unpleasant one. A push to one side cannot do that.")
+@checked(
+    "An emotion falls when it is denied, a pleasant one and an unpleasant one. A push to one side would raise one."
+)
 def by_valence(answer: Any, pairs: pd.DataFrame) -> str | None:
     """How much lower the named emotion is when denied: the mean over the pleasant and over the unpleasant emotions.
 

@@ -88,8 +88,7 @@ def _sweep(frame: pd.DataFrame, chosen: int | Mapping[str, int] | None, ax: Axes
         _line(ax, part, "share", color=colour, marker=marker, ls=dash, label=plain(name))
     if isinstance(chosen, Mapping):
         own = frame[frame["layer"].eq(frame["method"].map(chosen))]
-        ring: dict[str, Any] = {"ms": 11, "mfc": "none", "mec": "black", "mew": 1.5, "label": "chosen on the stories"}
-        ax.plot(own["layer"], own["share"], "o", **ring)
+        _ring(ax, own, "share", "chosen on the stories")
     if "share_shuffled_highest" in frame and frame["share_shuffled_highest"].notna().any():
         cross: dict[str, Any] = {"color": "black", "ms": 6, "label": "shuffled vectors, highest"}
         ax.plot(frame["layer"], frame["share_shuffled_highest"], "x", **cross)
@@ -162,6 +161,7 @@ def effect_by_layer(
     title: str = "Effect, by layer",
     line: float = 0.0,
     series: str = "method",
+    marked: str = "",
     ax: Axes | None = None,
 ) -> Axes:
     """A difference, correlation or share by layer, with its interval, against a line and what chance gives.
@@ -172,6 +172,7 @@ def effect_by_layer(
         ylabel: what the effect is, with its unit.
         line: where there is no effect.
         series: the column whose every entry gets a curve.
+        marked: a column of truth values, such as "chosen": a ring on the curve where it is True.
 
     Raises:
         ValueError: no rows, or a column is missing.
@@ -180,7 +181,7 @@ def effect_by_layer(
     >>> effect_by_layer(frame, ylabel="correlation").get_ylabel()
     'correlation'
     """
-    require(frame, "layer", "effect", "low", "high")
+    require(frame, "layer", "effect", "low", "high", *filter(None, [marked]))
     ax = ax or new_axes(7.5, 4)
     if {"null_low", "null_high"} <= set(frame):
         null = frame.groupby("layer").agg({"null_low": "min", "null_high": "max"})
@@ -195,6 +196,8 @@ def effect_by_layer(
         frame = frame.assign(layer=frame["layer"] + (number - number.max() / 2) * 0.15)
     for ((name, part), colour, marker), dash in zip(parts_of(frame, series), cycle(DASHES)):
         _line(ax, part, "effect", color=colour, marker=marker, ls=dash, label=plain(name))
+    if marked:
+        _ring(ax, frame[frame[marked]], "effect", marked)
     ax.set(ylabel=ylabel, title=title)
     return _by_layer(ax)
 
@@ -213,6 +216,12 @@ def _line(ax: Axes, part: pd.DataFrame, column: str, color: str, **style: Any) -
     ax.plot(part["layer"], part[column], color=color, ms=4.5, **style)
     if f"{column}_low" in part:
         _band(ax, part["layer"], part[f"{column}_low"], part[f"{column}_high"], 0.04, color=color, alpha=0.15)
+
+
+def _ring(ax: Axes, rows: pd.DataFrame, column: str, label: str) -> None:
+    """A ring around the points of these rows."""
+    style: dict[str, Any] = {"ms": 11, "mfc": "none", "mec": "black", "mew": 1.5, "label": plain(label)}
+    ax.plot(rows["layer"], rows[column], "o", **style)
 
 
 def _band(ax: Axes, layers: Any, low: Any, high: Any, half: float, **style: Any) -> None:
