@@ -228,6 +228,8 @@ def test_a_score_matrix_marks_the_highest_of_each_row_and_keeps_the_order_of_a_t
         assert "frame: same name" in ax.get_title() and len(ax.figure.axes) == 2  # the colour bar
     other = plots.score_matrix(values, ["one", "two"], columns, title="Scores")
     assert other.get_title() == "Scores\ndot: highest of its row"
+    cut = plots.score_matrix(values, rows, columns, limit=0.1, unit="nats")
+    assert cut.images[0].get_clim() == (-0.1, 0.1) and cut.figure.axes[-1].get_ylabel() == "nats"
 
 
 def test_a_small_score_matrix_has_its_numbers_written():

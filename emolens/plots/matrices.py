@@ -80,6 +80,8 @@ def score_matrix(
     columns: Sequence[str] | None = None,
     title: str = "Scores, by row and column",
     lowest: float | None = None,
+    limit: float | None = None,
+    unit: str = "score",
     ax: Axes | None = None,
     **axes: str,
 ) -> Axes:
@@ -91,6 +93,8 @@ def score_matrix(
         scores: [row column]; or a table with the columns `row`, `column` and `score`, one row for each cell,
             which needs no `rows` and `columns`: they keep the table's order.
         lowest: the score drawn darkest, for scores that are all alike; by default zero is in the middle.
+        limit: the score drawn in full colour where zero is in the middle; None takes the largest size.
+        unit: what the colours are.
         axes: `xlabel` and `ylabel`, as of `Axes.set`.
 
     Raises:
@@ -111,9 +115,9 @@ def score_matrix(
     rows, columns = (list(map(str, names or ())) for names in (rows, columns))
     _check(values, rows, columns)
     numbers = max(values.shape) <= WRITTEN
-    limit = float(np.abs(values).max()) or 1.0
+    limit = limit or float(np.abs(values).max()) or 1.0
     span = (-limit, limit) if lowest is None else (lowest, float(values.max()))
-    ax = _draw(values, rows, columns, span, "score", ax)
+    ax = _draw(values, rows, columns, span, unit, ax)
     shade = ax.images[0]
     for row, column in enumerate(values.argmax(axis=1)):
         if not numbers:

@@ -308,12 +308,15 @@ def samples(
 ) -> pd.DataFrame:
     """What is written after one opening, a row for each direction and a column for each strength.
 
-    >>> samples(model, [vectors["calm"]], [0, 0.1], "he was").shape
-    (1, 2)
+    Every text is written with the same random numbers, so that at strength 0 all are alike.
+
+    >>> table = samples(model, [vectors["calm"], vectors["sad"]], [0, 0.1], "he was")
+    >>> table.shape, table["+0"].nunique()
+    ((2, 2), 1)
     """
     cells = [(direction, s) for direction in directions for s in strengths]
     with steer(model, [direction for direction, _ in cells], [s for _, s in cells]):
-        texts = model.generate(opening, TOKENS, seed=seed)
+        texts = model.generate([opening] * len(cells), TOKENS, seed=[seed] * len(cells))
     table = np.array([" ".join(text.split()) for text in texts]).reshape(len(directions), len(strengths))
     return pd.DataFrame(
         table, index=[direction.name for direction in directions], columns=[f"{s:+g}" for s in strengths]

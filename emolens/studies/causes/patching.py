@@ -335,16 +335,16 @@ def heads(model: HookedModel, vectors: EmotionVectors, every: int = 1, seed: int
 
 
 def heads_headline(frame: pd.DataFrame) -> str:
-    """The head that carries most.
+    """The head with the largest share.
 
     >>> heads_headline(pd.DataFrame({"layer": [14, 3], "head": [2, 0], "share": [0.27, 0.1], "p": [0.006, 0.5]}))
-    "Head 2 of block 14 carries most of the change in the emotion's score, 27% (largest share of any head with flipped
-    signs: p = 0.006)."
+    "Head 2 of block 14 has the largest share of the change in the emotion's score, 27% (against the largest of any head
+    with flipped signs: p = 0.006)."
     """
     best = frame.loc[frame["share"].idxmax()]
     return (
-        f"Head {best['head']:.0f} of block {best['layer']:.0f} carries most of the change in the emotion's score, "
-        f"{best['share']:.0%} (largest share of any head with flipped signs: {p_text(best['p'])})."
+        f"Head {best['head']:.0f} of block {best['layer']:.0f} has the largest share of the change in the emotion's "
+        f"score, {best['share']:.0%} (against the largest of any head with flipped signs: {p_text(best['p'])})."
     )
 
 
