@@ -22,6 +22,10 @@ IN_WORDS = {
     "twin": "less the scenario's twin",
     "own": "own context alone",
 }  # the controls of a case study
+SIXES = (
+    {"afraid", "angry", "calm", "desperate", "happy", "loving"},
+    {"angry", "calm", "desperate", "happy", "nervous", "sad"},
+)  # that the paper steers in its case studies
 
 
 def slope_scatter(
@@ -30,7 +34,7 @@ def slope_scatter(
     control: str,
     labels: int = 16,
     x: str = "valence",
-    rings: str = "the six of the paper",
+    rings: str = "",
     ax: Axes | None = None,
     **axes: Any,
 ) -> Axes:
@@ -43,7 +47,8 @@ def slope_scatter(
         labels: how many of the steepest are named at the most; marked emotions have a ring, and a name where there is
             room.
         x: another column than valence; emotions without it are left out.
-        rings: what the marked emotions are, for the legend.
+        rings: what the marked emotions are, for the legend; default "the six of the paper" where they are those, else
+            "tried one by one".
         axes: `xlabel`, `ylabel` (what the effect is, with its unit) and `title`, as of `Axes.set`.
 
     Raises:
@@ -66,6 +71,7 @@ def slope_scatter(
     axes = {"xlabel": "human valence of the word (1 to 9)", "ylabel": ylabel, "title": title} | axes
     ax = scatter(part, x, "effect", label="emotion", labels=labels, ax=ax, **axes)
     marked = part[part["marked"].astype(bool)]
+    rings = rings or ("the six of the paper" if set(marked["emotion"]) in SIXES else "tried one by one")
     ring: dict[str, Any] = {"ms": 7, "mfc": "none", "mec": COLOURS[1], "mew": 1.6, "label": rings}
     if len(marked):
         ax.plot(marked[x], marked["effect"], "o", **ring)

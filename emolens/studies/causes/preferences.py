@@ -381,8 +381,9 @@ def by_layer_headline(frame: pd.DataFrame) -> str:
     inside = strongest["null_low"] <= strongest["effect"] <= strongest["null_high"]
     return (
         f"Of {frame['emotion'].nunique()} emotions over the blocks, the strongest correlation with preference is that "
-        f"of {strongest['emotion']} at block {strongest['layer']:.0f}, r = {strongest['effect']:+.2f}; the largest of all emotions and blocks reaches "
-        f"{strongest['null_high']:.2f} by chance, so it is {Verdict.INSIDE if inside else Verdict.BEYOND}."
+        f"of {strongest['emotion']} at block {strongest['layer']:.0f}, r = {strongest['effect']:+.2f}; the largest of "
+        f"all emotions and blocks reaches {strongest['null_high']:.2f} by chance, so it is "
+        f"{Verdict.INSIDE if inside else Verdict.BEYOND}."
     )
 
 
