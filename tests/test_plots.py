@@ -255,9 +255,13 @@ def test_slopes_have_their_line_and_the_wedge_of_their_null():
     table = table.assign(contrast="kind over cruel", control="own", marked=table["valence"] > 7, null_r=0.4)
     ax = plots.slope_scatter(table, "kind over cruel", "own")
     assert ax.get_title() == "Kind over cruel, own context alone: r = +1.00"
-    assert legend(ax) == ["tried one by one, too", "95 % of the null: r from -0.40 to +0.40", "r = +1.00"]
-    ax = plots.slope_scatter(table, "kind over cruel", "own", labels=0)
+    assert legend(ax) == ["tried one by one", "95 % of the null: r from -0.40 to +0.40", "r = +1.00"]
+    ax = plots.slope_scatter(table, "kind over cruel", "own", labels=0, rings="steered", title="All rise")
+    assert legend(ax)[0] == "steered" and ax.get_title() == "All rise"
     assert [text.get_text() for text in ax.texts] == ["e8"]  # marked, and named whatever its slope
+    paper = table.assign(emotion=["afraid", "angry", "calm", "desperate", "happy", "loving", "e6", "e7", "e8"])
+    ax = plots.slope_scatter(paper.assign(marked=paper["valence"] < 6), "kind over cruel", "own")
+    assert legend(ax)[0] == "the six of the paper"
     shifted = table.assign(r=-table["valence"], marked=False, null_low=0.1, null_high=0.5).drop(columns="null_r")
     ax = plots.slope_scatter(shifted, "kind over cruel", "own", x="r", xlabel="correlation")
     assert legend(ax) == ["95 % of the null: r from +0.10 to +0.50", "r = -1.00"] and ax.get_xlabel() == "correlation"

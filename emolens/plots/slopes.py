@@ -22,17 +22,21 @@ IN_WORDS = {
     "twin": "less the scenario's twin",
     "own": "own context alone",
 }  # the controls of a case study
+SIXES = (
+    {"afraid", "angry", "calm", "desperate", "happy", "loving"},
+    {"angry", "calm", "desperate", "happy", "nervous", "sad"},
+)  # that the paper steers in its case studies
 
 
 def slope_scatter(
     frame: pd.DataFrame,
     contrast: str,
     control: str,
-    ylabel: str = "slope (nats per token for a strength of 0.1)",
     labels: int = 16,
     x: str = "valence",
-    xlabel: str = "human valence of the word (1 to 9)",
+    rings: str = "",
     ax: Axes | None = None,
+    **axes: Any,
 ) -> Axes:
     """A slope of each emotion against its human valence, with the line through them and the null's wedge.
 
@@ -40,10 +44,12 @@ def slope_scatter(
         frame: a row for each `contrast`, `control` and `emotion`: its `valence`, `effect` and whether it is `marked`;
             `null_r`, the correlation that 97.5 % of the draws of the widest null lie below, or `null_low` and
             `null_high`, between which 95 % of them lie.
-        ylabel: what the effect is, with its unit.
         labels: how many of the steepest are named at the most; marked emotions have a ring, and a name where there is
             room.
-        x: another column than valence, `xlabel` its name; emotions without it are left out.
+        x: another column than valence; emotions without it are left out.
+        rings: what the marked emotions are, for the legend; default "the six of the paper" where they are those, else
+            "tried one by one".
+        axes: `xlabel`, `ylabel` (what the effect is, with its unit) and `title`, as of `Axes.set`.
 
     Raises:
         ValueError: a column is missing, or there is no row of that contrast and control with an `x`.
@@ -61,10 +67,12 @@ def slope_scatter(
     r = float(np.corrcoef(along, effect)[0, 1]) if len(part) > 2 and effect.std() > 0 < along.std() else None
     title = f"{contrast}, {IN_WORDS.get(control, control)}".strip(", ")
     title = title[:1].upper() + title[1:] + ("" if r is None else f": r = {r:+.2f}")
-    axes = {"xlabel": xlabel, "ylabel": ylabel, "title": title}
+    ylabel = "slope (nats per token for a strength of 0.1)"
+    axes = {"xlabel": "human valence of the word (1 to 9)", "ylabel": ylabel, "title": title} | axes
     ax = scatter(part, x, "effect", label="emotion", labels=labels, ax=ax, **axes)
     marked = part[part["marked"].astype(bool)]
-    ring: dict[str, Any] = {"ms": 7, "mfc": "none", "mec": COLOURS[1], "mew": 1.6, "label": "tried one by one, too"}
+    rings = rings or ("the six of the paper" if set(marked["emotion"]) in SIXES else "tried one by one")
+    ring: dict[str, Any] = {"ms": 7, "mfc": "none", "mec": COLOURS[1], "mew": 1.6, "label": rings}
     if len(marked):
         ax.plot(marked[x], marked["effect"], "o", **ring)
         _name(ax, part, marked, x)

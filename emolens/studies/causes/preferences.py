@@ -155,7 +155,9 @@ def strengths(
     null = "none: the interval of the rank correlation is over activities"
     return {
         "strengths": StudyResult("strengths", frame, strengths_headline(frame, seed), null, "scatter", options),
-        "order": StudyResult("order", order, order_headline(order), "0.5: the same winner in both orders by chance"),
+        "order": StudyResult(
+            "order", order, order_headline(order), "0.5: the same winner in both orders by coin flips"
+        ),
     }
 
 
@@ -189,16 +191,19 @@ def strengths_headline(frame: pd.DataFrame, seed: int = 0) -> str:
 def order_headline(frame: pd.DataFrame) -> str:
     """Whether the model prefers an activity, or the place where it is shown.
 
-    >>> order_headline(pd.DataFrame([{"consistency": 0.07, "consistency_low": 0.03, "consistency_high": 0.13}]))
-    'In 7% [3%, 13%] of the pairs the same activity wins in both orders (by chance 50%): no consistent preference, the
-    place decides.'
+    >>> row = {"consistency": 0.07, "consistency_low": 0.03, "consistency_high": 0.13, "chosen_first": 0.076}
+    >>> order_headline(pd.DataFrame([row]))
+    'In 7% [3%, 13%] of the pairs the same activity wins in both orders (two coin flips: 50%; two unrelated answers with
+    this habit of place: 14%): no consistent preference, the place decides.'
     """
     row = frame.iloc[0]
+    habit = 2 * row["chosen_first"] * (1 - row["chosen_first"])  # one order picks the first place, the other the second
     steady = "a consistent preference" if row["consistency_low"] > 0.5 else "no consistent preference"
     steady += ", the place decides" if row["consistency_high"] < 0.5 else ""
     return (
         f"In {row['consistency']:.0%} [{row['consistency_low']:.0%}, {row['consistency_high']:.0%}] of the pairs the "
-        f"same activity wins in both orders (by chance 50%): {steady}."
+        f"same activity wins in both orders (two coin flips: 50%; two unrelated answers with this habit of place: "
+        f"{habit:.0%}): {steady}."
     )
 
 
@@ -369,15 +374,16 @@ def by_layer_headline(frame: pd.DataFrame) -> str:
 
     >>> row = {"emotion": "blissful", "layer": 23, "effect": 0.39, "null_low": -0.49, "null_high": 0.49}
     >>> by_layer_headline(pd.DataFrame([row]))
-    'Over the blocks, the strongest correlation with preference is that of blissful at block 23, r = +0.39; the largest
-    of all emotions and blocks reaches 0.49 by chance, so it is inside the null.'
+    'Of 1 emotions over the blocks, the strongest correlation with preference is that of blissful at block 23, r =
+    +0.39; the largest of all emotions and blocks reaches 0.49 by chance, so it is inside the null.'
     """
     strongest = frame.loc[frame["effect"].abs().idxmax()]
     inside = strongest["null_low"] <= strongest["effect"] <= strongest["null_high"]
     return (
-        f"Over the blocks, the strongest correlation with preference is that of {strongest['emotion']} at block "
-        f"{strongest['layer']:.0f}, r = {strongest['effect']:+.2f}; the largest of all emotions and blocks reaches "
-        f"{strongest['null_high']:.2f} by chance, so it is {Verdict.INSIDE if inside else Verdict.BEYOND}."
+        f"Of {frame['emotion'].nunique()} emotions over the blocks, the strongest correlation with preference is that "
+        f"of {strongest['emotion']} at block {strongest['layer']:.0f}, r = {strongest['effect']:+.2f}; the largest of "
+        f"all emotions and blocks reaches {strongest['null_high']:.2f} by chance, so it is "
+        f"{Verdict.INSIDE if inside else Verdict.BEYOND}."
     )
 
 
