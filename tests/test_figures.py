@@ -642,13 +642,26 @@ def test_null_draws_say_whether_the_observation_lies_among_them():
         plots.null_draws(draws[["value"]])
 
 
-def test_a_band_is_drawn_where_nulls_were_run():
+def test_a_null_that_was_run_at_some_strengths_is_a_bar_at_each_and_nothing_in_between():
     frame = pd.DataFrame({"direction": "calm", "strength": [-0.1, -0.05, 0.05, 0.1], "effect": [-0.2, -0.1, 0.1, 0.2]})
     frame["low"], frame["high"] = frame["effect"] - 0.01, frame["effect"] + 0.01
     frame["random_low"], frame["random_high"] = [-0.03, np.nan, np.nan, -0.03], [0.04, np.nan, np.nan, 0.04]
-    band = plots.dose_response(frame, nulls=["random"]).collections[0].get_paths()[0].vertices
-    assert {tuple(point) for point in band.tolist()} >= {(-0.1, -0.03), (0.1, 0.04), (0.0, 0.0)}
-    assert not np.isnan(band).any()
+    ax = plots.dose_response(frame, nulls=["random"])
+    left, right = (bar.vertices for bar in ax.collections[0].get_paths())
+    for bar, strength in ((left, -0.1), (right, 0.1)):
+        assert bar.min(axis=0).tolist() == pytest.approx([strength - 0.006, -0.03])
+        assert bar.max(axis=0).tolist() == pytest.approx([strength + 0.006, 0.04])
+    hollow = line(ax, "a strength without a null")
+    assert list(hollow.get_xdata()) == [-0.05, 0.05] and hollow.get_markerfacecolor() == "white"
+
+
+def test_a_null_that_was_run_at_all_strengths_is_a_wedge():
+    frame = pd.DataFrame({"direction": "calm", "strength": [-0.1, 0.1], "effect": [-0.2, 0.2]})
+    frame = frame.assign(low=-0.3, high=0.3, random_low=-0.03, random_high=0.04)
+    ax = plots.dose_response(frame, nulls=["random"])
+    (wedge,) = ax.collections[0].get_paths()
+    assert {tuple(point) for point in wedge.vertices.tolist()} >= {(-0.1, -0.03), (0.1, 0.04), (0.0, 0.0)}
+    assert "a strength without a null" not in legend(ax)
 
 
 def test_training_curves_keep_losses_and_watched_emotions_apart():

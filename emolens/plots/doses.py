@@ -51,6 +51,8 @@ def dose_response(
         frame: a row for each `direction` and `strength`: `effect`, `low`, `high`.
         nulls: the kinds of null that the table has columns of (`stats.null_columns`), each drawn as a band of its
             own; of several directions the widest. With `plots.panels` each direction stands over its own band.
+            Where a null was run at some strengths only, it is a bar at each of these and nothing in between, and
+            the markers of strengths without any null are hollow.
 
     Raises:
         ValueError: no rows, or a column is missing.
@@ -62,11 +64,12 @@ def dose_response(
     require(frame, "direction", "strength", "effect", "low", "high")
     alone = ax is not None and frame["direction"].nunique() == 1  # a panel, which has the direction's name above it
     ax = ax or new_axes(7.5, 4.2)
+    held: set[float] = set()  # strengths at which a null was run
     for kind, style in zip(nulls, cycle(BANDS)):
-        ends = _widest(frame, [kind]).assign(strength=frame["strength"]).dropna()  # where nulls were run
+        ends = _widest(frame, [kind]).assign(strength=frame["strength"]).dropna()
         band = ends.groupby("strength").agg({"null_low": "min", "null_high": "max"})
-        band.loc[0.0] = 0.0
-        band = band.sort_index()
+        held |= set(band.index)
+        band = _bars(band, frame["strength"]) if len(band) < frame["strength"].nunique() else _through_zero(band)
         label = f"95% of nulls: {kind}"
         ax.fill_between(band.index, band["null_low"], band["null_high"], label=label, **style)
     ax.axhline(0, color=NULL, lw=1.2)
@@ -75,17 +78,36 @@ def dose_response(
     for number, (((name, part), colour, marker), dash) in enumerate(zip(parts_of(frame, "direction"), cycle(DASHES))):
         part = part.sort_values("strength")
         shift = (number - (frame["direction"].nunique() - 1) / 2) * spread  # so that intervals stand apart
-        curve = part.set_index("strength")["effect"]
-        curve.loc[0.0] = 0.0
-        curve = curve.sort_index()
+        curve = _through_zero(part.set_index("strength")[["effect"]])["effect"]
         ax.plot(curve.index + shift, curve, color=colour, ls=dash, lw=1.4)
         error = np.abs([part["effect"] - part["low"], part["high"] - part["effect"]])
         said = "effect, with its interval" if alone else plain(name)
         ax.errorbar(part["strength"] + shift, part["effect"], yerr=error, color=colour, marker=marker, ls="none",
                     ms=4.5, capsize=2, elinewidth=0.8, label=said)  # fmt: skip
+        bare = part[~part["strength"].isin(held)] if nulls else part[:0]
+        if len(bare):
+            said = "_" if number else "a strength without a null"
+            ax.plot(
+                bare["strength"] + shift, bare["effect"], marker, mfc="white", mec=colour, ms=4.5, zorder=3, label=said
+            )
     ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     ax.set(xlabel="strength (mean residual norms)", ylabel=ylabel, title=title)
     return beside(ax)
+
+
+def _through_zero(curve: pd.DataFrame) -> pd.DataFrame:
+    """The curve, by strength, with the strength 0, at which there is no effect."""
+    curve = curve.copy()
+    curve.loc[0.0] = 0.0
+    return curve.sort_index()
+
+
+def _bars(band: pd.DataFrame, strengths: pd.Series) -> pd.DataFrame:
+    """A band that is a bar around each strength of its own, with gaps, as NaN, between them."""
+    half = np.ptp(strengths) * 0.03
+    ends = [band.set_axis(band.index + offset) for offset in (-half, half)]
+    gaps = band.mul(np.nan).set_axis(band.index + 1.01 * half)
+    return pd.concat([*ends, gaps]).sort_index()
 
 
 def _widest(frame: pd.DataFrame, nulls: Sequence[str]) -> pd.DataFrame:
