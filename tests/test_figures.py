@@ -728,11 +728,29 @@ def test_alarm_rates_outside_the_promise_are_hollow():
     assert not np.allclose(filled[0], 1) and np.allclose(filled[1], 1)
 
 
+def test_areas_and_roc_curves_name_what_is_compared_best_first():
+    row = {"emotion": "all four", "cut": "before the onset", "low": 0.5, "high": 0.9}
+    areas = {"vectors, chosen": 0.8, "denoised": 0.9, "VADER": 0.6}
+    frame = pd.DataFrame([row | {"detector": name, "area": area} for name, area in areas.items()])
+    said = "Mean area before the onset: vectors, chosen 0.80; VADER 0.60"
+    assert plots.monitor_areas(frame).figure.get_suptitle() == said
+    rest = plots.monitor_areas(frame[frame["detector"] == "denoised"])
+    assert rest.figure.get_suptitle() == "Mean area before the onset: denoised 0.90"
+    curves = {"VADER": [0.1, 0.3], "vectors, chosen": [0.5, 0.9]}
+    rows = [{"detector": name, "cut": "whole", "false": [0.1, 0.2], "found": found} for name, found in curves.items()]
+    said = plots.roc_curves(pd.concat(map(pd.DataFrame, rows))).figure.get_suptitle()
+    assert said.startswith("Whole, found with one steady twin in ten") and said.endswith(
+        "vectors, chosen 50%; VADER 10%"
+    )
+
+
 def test_what_is_found_in_time_has_four_marks_and_the_mean_in_the_title():
     row = {"caught": 0.8, "before_act": 0.6, "before_onset": 0.4, "false": 0.1}
     frame = pd.DataFrame([row | {"emotion": "angry"}, row | {"emotion": "all four", "caught": 0.7}])
     ax = plots.found_in_time(frame)
     assert ax.get_title().startswith("Found 70%") and len(legend(ax)) == 4
+    marks = [place for one in ax.collections for place in one.get_offsets().tolist()]
+    assert len({y for _, y in marks}) == len(marks)  # none hides another
 
 
 def test_curves_of_one_emotion_need_no_legend_and_titles_name_the_first_alarm():

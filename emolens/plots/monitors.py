@@ -14,6 +14,7 @@ from emolens.plots.style import COLOURS, DASHES, MARKERS, NULL, SMALL, beside, n
 from emolens.stats import clopper_pearson
 
 MEAN = "all four"  # the row of a table that is the mean over the emotions
+NAMED = ("vectors, chosen", "probe of conversations", "token embeddings", "VADER")  # in the title of the areas
 
 
 def monitor_areas(frame: pd.DataFrame, ax: Sequence[Axes] | Axes | None = None) -> Axes:
@@ -51,8 +52,9 @@ def monitor_areas(frame: pd.DataFrame, ax: Sequence[Axes] | Axes | None = None) 
     beside(panels[-1])
     mean = frame[(frame["emotion"] == MEAN) & (frame["cut"] == cuts[-1])]
     if ax is None and len(mean):
-        best = mean.loc[mean["area"].idxmax()]
-        title = f"Largest mean area, {cuts[-1]}: {best['detector']}, {best['area']:.2f}"
+        areas = mean.set_index("detector")["area"].sort_values(ascending=False)
+        shown = areas[areas.index.isin(NAMED)] if areas.index.isin(NAMED).any() else areas[:1]
+        title = f"Mean area {cuts[-1]}: " + "; ".join(f"{name} {area:.2f}" for name, area in shown.items())
         panels[0].figure.suptitle(plain(title), fontsize=11)
     return panels[0]
 
@@ -81,7 +83,8 @@ def roc_curves(frame: pd.DataFrame, ax: Sequence[Axes] | Axes | None = None) -> 
     beside(panels[-1])
     few = frame[(frame["cut"] == cuts[-1]) & (frame["false"] <= 0.1)].groupby("detector")["found"].max()
     if ax is None and len(few):
-        title = f"{cuts[-1]}, one steady twin in ten above the line: {few.idxmax()} finds {few.max():.0%}"
+        found = "; ".join(f"{name} {share:.0%}" for name, share in few.sort_values(ascending=False).items())
+        title = f"{cuts[-1]}, found with one steady twin in ten above the line:\n{found}"
         panels[0].figure.suptitle(plain(title[0].upper() + title[1:]), fontsize=11)
     return panels[0]
 
@@ -212,8 +215,10 @@ def found_in_time(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     y = np.arange(len(names))
     ax.hlines(y, frame["before_onset"], frame["caught"], color=NULL, lw=1)
     styles = zip(shown.items(), (*COLOURS[:3], "white"), (*MARKERS[:3], "D"), strict=True)
-    for (column, said), colour, marker in styles:
-        ax.scatter(frame[column], y, c=colour, marker=marker, s=45, zorder=3, label=said, edgecolors="black", lw=0.7)
+    for ((column, said), colour, marker), shift in zip(styles, (-0.21, -0.07, 0.07, 0.21), strict=True):
+        ax.scatter(
+            frame[column], y + shift, c=colour, marker=marker, s=45, zorder=3, label=said, edgecolors="black", lw=0.7
+        )
     mean = frame.set_index("emotion").loc[MEAN if MEAN in names else names[0]]
     ax.set_yticks(y, [plain(name) for name in names])
     ax.set_ylim(len(names) - 0.5, -0.5)
