@@ -104,7 +104,7 @@ def components_of(
 def headline(frame: pd.DataFrame) -> str:
     """Which of the components looked at goes best with human valence, and which with arousal.
 
-    The null pays for all of them. Where valence is best on another one than the first, the first is named as well.
+    The null pays for all of them.
 
     >>> row = {"source": "glasgow", "register": "plain", "component": 1, "p": 1e-4}
     >>> headline(pd.DataFrame([row | {"scale": "valence", "r": 0.79}, row | {"scale": "arousal", "r": 0.56}]))
@@ -115,12 +115,11 @@ def headline(frame: pd.DataFrame) -> str:
     parts = [frame[frame["scale"] == scale] for scale in NAMED]
     valence, arousal = (part.loc[part["r"].idxmax()] for part in parts)
     names = [ORDINALS[int(row["component"]) - 1] for row in (valence, arousal)]
-    first = "" if names[0] == ORDINALS[0] else f"; the first one at {parts[0]['r'].iloc[0]:.2f}"
     register = {"both": "the stories of both registers"}.get(frame["register"].iloc[0])
     return (
         f"From {register or frame['register'].iloc[0] + ' stories'}, the {names[0]} component goes with human valence "
-        f"at |r| = {valence['r']:.2f} (permuted ratings: {p_text(valence['p'])}{first}), the {names[1]} one with "
-        f"arousal at |r| = {arousal['r']:.2f} ({p_text(arousal['p'])})."
+        f"at |r| = {valence['r']:.2f} (permuted ratings: {p_text(valence['p'])}), the {names[1]} one with arousal at "
+        f"|r| = {arousal['r']:.2f} ({p_text(arousal['p'])})."
     )
 
 
