@@ -181,7 +181,8 @@ def _value_panel(ax: Axes, part: pd.DataFrame) -> None:
 def _bars(frame: pd.DataFrame, group: str, column: str, form: str, ax: Axes | None) -> Axes:
     """`value` as bars with the intervals `low` to `high`: side by side in each group, one for each of `column`.
 
-    `null`, if present, is a line across each bar, with white edges: it must show on a bar of any colour.
+    `null`, if present, is a line across each bar, with white edges: it must show on a bar of any colour. Values
+    inside the null are written below their bars, so that none is taken for the null's.
     """
     groups, names = (list(dict.fromkeys(frame[name])) for name in (group, column))
     ax = ax or new_axes(max(4.5, 0.7 * len(groups) * len(names) + 3), 4)
@@ -196,10 +197,10 @@ def _bars(frame: pd.DataFrame, group: str, column: str, form: str, ax: Axes | No
             label = "" if number else "null, upper quantile"
             for ink, wide in (("white", 4), ("black", 1.8)):
                 ax.hlines(part["null"], x - width / 2, x + width / 2, color=ink, lw=wide, label=label * (wide < 4))
-        above = np.fmax(high, part["null"]) if "null" in part else high
-        for place, size, top in zip(x, value, above, strict=True):
-            said = form.format(size)
-            ax.annotate(said, (place, top), (0, 3), textcoords="offset points", ha="center", fontsize=SMALL)
+        below = value <= part["null"].to_numpy() if "null" in part else np.zeros(len(part), dtype=bool)
+        for place, size, end, under in zip(x, value, np.where(below, np.fmin(low, 0), high), below, strict=True):
+            where: dict[str, Any] = {"va": "top" if under else "bottom", "ha": "center", "fontsize": SMALL}
+            ax.annotate(form.format(size), (place, end), (0, -3 if under else 3), textcoords="offset points", **where)
     ax.set_xticks(range(len(groups)), [plain(name) for name in groups])
     ax.margins(y=0.12)
     return ax

@@ -112,5 +112,7 @@ def shift_dots(
     ax.set_ylim(len(names) - 0.4, -0.6)
     if cut:
         ax.axhline(k - 0.5, color=NULL, ls=":", lw=1)
-    ax.set(xlabel=f"{xlabel}\nhollow: does not count", ylabel="emotion", title=title)
+    drawn = frame[frame["group"].isin(groups) & frame["emotion"].isin(names)]
+    hollow = "" if drawn["counts"].astype(bool).all() else "\nhollow: does not count"
+    ax.set(xlabel=f"{xlabel}{hollow}", ylabel="emotion", title=title)
     return beside(ax)

@@ -24,7 +24,7 @@ SCALES = ("valence", "arousal", "dominance")
 SOURCES = ("glasgow", "russell_mehrabian")
 COMPONENTS = 5
 FEWEST = 10  # rated words for which a correlation says anything
-LOOKED_AT = {"valence": 2, "arousal": 3}  # how many of the first components a headline chooses from
+NAMED = ("valence", "arousal")  # the two that a headline speaks of
 ORDINALS = ("first", "second", "third", "fourth", "fifth")
 
 log = logging.getLogger(__name__)
@@ -102,7 +102,9 @@ def components_of(
 
 
 def headline(frame: pd.DataFrame) -> str:
-    """Which of the first two components goes with human valence, and which of the first three with arousal.
+    """Which of the components looked at goes best with human valence, and which with arousal.
+
+    The null pays for all of them.
 
     >>> row = {"source": "glasgow", "register": "plain", "component": 1, "p": 1e-4}
     >>> headline(pd.DataFrame([row | {"scale": "valence", "r": 0.79}, row | {"scale": "arousal", "r": 0.56}]))
@@ -110,12 +112,10 @@ def headline(frame: pd.DataFrame) -> str:
     first one with arousal at |r| = 0.56 (p < 0.001).'
     """
     frame = frame[frame["source"] == frame["source"].iloc[0]]
-    best = {}
-    for scale, first in LOOKED_AT.items():
-        part = frame[(frame["scale"] == scale) & (frame["component"] <= first)]
-        best[scale] = part.loc[part["r"].idxmax()]
+    parts = [frame[frame["scale"] == scale] for scale in NAMED]
+    valence, arousal = (part.loc[part["r"].idxmax()] for part in parts)
+    names = [ORDINALS[int(row["component"]) - 1] for row in (valence, arousal)]
     register = {"both": "the stories of both registers"}.get(frame["register"].iloc[0])
-    (valence, arousal), names = best.values(), [ORDINALS[int(row["component"]) - 1] for row in best.values()]
     return (
         f"From {register or frame['register'].iloc[0] + ' stories'}, the {names[0]} component goes with human valence "
         f"at |r| = {valence['r']:.2f} (permuted ratings: {p_text(valence['p'])}), the {names[1]} one with arousal at "
@@ -230,7 +230,7 @@ def by_layer(vectors: EmotionVectors, method: str = "denoised", first: int = 3) 
     rows = []
     for layer in vectors.layers:
         table = against_ratings(vectors.vectors(layer, method), vectors.emotions, 199)
-        for scale in LOOKED_AT:
+        for scale in NAMED:
             source = table["source"].iloc[0]
             part = table[(table["scale"] == scale) & (table["source"] == source) & (table["component"] <= first)]
             best = part.loc[part["r"].idxmax()]
@@ -276,7 +276,7 @@ def places(
     """
     x, explained = components(vectors.vectors(layer, method), k)
     rated, frame = texts.ratings(source), pd.DataFrame({"emotion": vectors.emotions})
-    scales = {scale: [rated.get(name, {}).get(scale, np.nan) for name in vectors.emotions] for scale in LOOKED_AT}
+    scales = {scale: [rated.get(name, {}).get(scale, np.nan) for name in vectors.emotions] for scale in NAMED}
     for number, share in enumerate(explained.tolist()):
         place = pd.Series(x[:, number].numpy(), dtype=float)
         r = place.corr(pd.Series(scales["arousal" if number else "valence"], dtype=float))
