@@ -254,6 +254,8 @@ def test_slopes_have_their_line_and_the_wedge_of_their_null():
     ax = plots.slope_scatter(table, "kind over cruel", "own")
     assert ax.get_title() == "Kind over cruel, own context alone: r = +1.00"
     assert legend(ax) == ["tried one by one, too", "95 % of the null: r from -0.40 to +0.40", "r = +1.00"]
+    ax = plots.slope_scatter(table, "kind over cruel", "own", ax=plt.subplots()[1])
+    assert legend(ax)[1:] == ["95 % of the null", "least squares"]
     ax = plots.slope_scatter(table, "kind over cruel", "own", labels=0)
     assert [text.get_text() for text in ax.texts] == ["e8"]  # marked, and named whatever its slope
     shifted = table.assign(r=-table["valence"], marked=False, null_low=0.1, null_high=0.5).drop(columns="null_r")

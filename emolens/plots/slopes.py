@@ -44,6 +44,7 @@ def slope_scatter(
         labels: how many of the steepest are named at the most; marked emotions have a ring, and a name where there is
             room.
         x: another column than valence, `xlabel` its name; emotions without it are left out.
+        ax: of one panel of several (`panels`): the legend leaves out the numbers, which differ between panels.
 
     Raises:
         ValueError: a column is missing, or there is no row of that contrast and control with an `x`.
@@ -55,6 +56,7 @@ def slope_scatter(
     """
     frame = frame if "null_high" in frame or "null_r" not in frame else _both_sides(frame)
     require(frame, "contrast", "control", "emotion", x, "effect", "marked", "null_low", "null_high")
+    alone = ax is None
     part = frame[frame["contrast"].eq(contrast) & frame["control"].eq(control) & frame[x].notna()]
     require(part, x)
     along, effect = part[x].to_numpy(float), part["effect"].to_numpy(float)
@@ -72,9 +74,10 @@ def slope_scatter(
     if r is not None:
         per_r = effect.std() / along.std() * (ends - along.mean())
         low, high = (effect.mean() + float(part[end].iloc[0]) * per_r for end in ("null_low", "null_high"))
-        said = f"95 % of the null: r from {part['null_low'].iloc[0]:+.2f} to {part['null_high'].iloc[0]:+.2f}"
-        ax.fill_between(ends, low, high, color=NULL, alpha=0.2, lw=0, label=said)
-        ax.plot(ends, effect.mean() + r * per_r, color=COLOURS[0], lw=1.4, label=f"r = {r:+.2f}")
+        said = f": r from {part['null_low'].iloc[0]:+.2f} to {part['null_high'].iloc[0]:+.2f}" if alone else ""
+        ax.fill_between(ends, low, high, color=NULL, alpha=0.2, lw=0, label=f"95 % of the null{said}")
+        fit = f"r = {r:+.2f}" if alone else "least squares"
+        ax.plot(ends, effect.mean() + r * per_r, color=COLOURS[0], lw=1.4, label=fit)
         _above(ax)
     return ax
 
