@@ -62,7 +62,7 @@ def test_the_internal_score_follows_the_steering_and_the_tone_does_not(planted, 
     null = table[table["kind"] == "random"]["internal"]
     assert null.abs().max() < min(up["internal"], lowered["internal"], -raised["internal"])
     assert table["internal"][3:].between(up["internal_null_low"], up["internal_null_high"]).all()
-    assert "Steered at block 1, read at block 2" in result.options["title"]
+    assert "steered at block 1, read at block 2" in result.options["xlabel"]
     assert result.headline().startswith("Of 3 steerings, ")
     plt.close(result.plot().figure)
 
