@@ -371,13 +371,14 @@ def headline(frame: pd.DataFrame) -> str:
     >>> row = {"of": "emotion", "ruler": "base", "layer": 2, "group": "challenging", "counts": True}
     >>> headline(pd.DataFrame([row | {"child": "tiny+bright", "form": "plain"}]))
     'On challenging prompts at block 2, shifts that count: 1 of 1 emotions in bright.'
+    >>> headline(pd.DataFrame([row | {"child": "tiny+bright"}]).drop(columns="ruler"))  # of one ruler and form
+    'On challenging prompts at block 2, shifts that count: 1 of 1 emotions in bright.'
     """
     layers = sorted(frame["layer"].unique())
     at = layers[len(layers) // 2]
     part = frame[frame["of"].eq("emotion") & frame["layer"].eq(at) & frame["group"].eq(GROUPS[0])]
-    part = part[part["ruler"].eq(part["ruler"].iloc[0])]
-    if "form" in part:
-        part = part[part["form"].eq(part["form"].iloc[0])]
+    for column in ("ruler", "form"):  # where there are several
+        part = part[part[column].eq(part[column].iloc[0])] if column in part else part
     counts = part.groupby("child", sort=False)["counts"].sum()
     total = part["emotion"].nunique() if "emotion" in part else len(part)
     shown = ", ".join(f"{int(n)} in {child.split('+')[-1]}" for child, n in counts[:2].items())
