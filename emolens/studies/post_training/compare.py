@@ -377,8 +377,9 @@ def headline(frame: pd.DataFrame) -> str:
     layers = sorted(frame["layer"].unique())
     at = layers[len(layers) // 2]
     part = frame[frame["of"].eq("emotion") & frame["layer"].eq(at) & frame["group"].eq(GROUPS[0])]
-    for column in ("ruler", "form"):  # where there are several
-        part = part[part[column].eq(part[column].iloc[0])] if column in part else part
+    for column in ("ruler", "form"):
+        if column in part:
+            part = part[part[column].eq(part[column].iloc[0])]
     counts = part.groupby("child", sort=False)["counts"].sum()
     total = part["emotion"].nunique() if "emotion" in part else len(part)
     shown = ", ".join(f"{int(n)} in {child.split('+')[-1]}" for child, n in counts[:2].items())
