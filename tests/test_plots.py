@@ -258,6 +258,9 @@ def test_slopes_have_their_line_and_the_wedge_of_their_null():
     assert legend(ax) == ["tried one by one", "95 % of the null: r from -0.40 to +0.40", "r = +1.00"]
     ax = plots.slope_scatter(table, "kind over cruel", "own", labels=0, rings="steered", title="All rise")
     assert legend(ax)[0] == "steered" and ax.get_title() == "All rise"
+    ax = plots.slope_scatter(table, "kind over cruel", "own", ax=plt.subplots()[1])
+    assert legend(ax)[1:] == ["95 % of the null", "least squares"]
+    ax = plots.slope_scatter(table, "kind over cruel", "own", labels=0)
     assert [text.get_text() for text in ax.texts] == ["e8"]  # marked, and named whatever its slope
     paper = table.assign(emotion=["afraid", "angry", "calm", "desperate", "happy", "loving", "e6", "e7", "e8"])
     ax = plots.slope_scatter(paper.assign(marked=paper["valence"] < 6), "kind over cruel", "own")

@@ -55,11 +55,14 @@ def test_the_internal_score_follows_the_steering_and_the_tone_does_not(planted, 
         assert row["internal_null_low"] < 0 < row["internal_null_high"]
         assert not surface.outside(row, "tone")
     assert table["kind"].value_counts().to_dict() == {"random": 10, "shuffled labels": 10, "emotion": 3}
+    counted = [sum(surface.outside(row, name) for _, row in rows.iterrows()) for name in ("internal", "read_by_other")]
+    said = f"Afraid less calm, of 3 steerings: beyond the nulls inside {counted[0]}, in the text {counted[1]}"
+    assert surface.title(table) == said
     # Of 11 emotions one with shuffled labels lies in the same small space, so that some are close to the axis.
     null = table[table["kind"] == "random"]["internal"]
     assert null.abs().max() < min(up["internal"], lowered["internal"], -raised["internal"])
     assert table["internal"][3:].between(up["internal_null_low"], up["internal_null_high"]).all()
-    assert "Steered at block 1, read at block 2" in result.options["title"]
+    assert "steered at block 1, read at block 2" in result.options["xlabel"]
     assert result.headline().startswith("Of 3 steerings, ")
     plt.close(result.plot().figure)
 

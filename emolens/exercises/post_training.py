@@ -102,7 +102,7 @@ def one_more(mine: Callable[[np.ndarray], Any]) -> str | None:
     return None
 
 
-@checked("Which prompts look more alike depends on what both models are read with, so the order is no finding.")
+@checked("Which prompts look more alike depends on what both models are read with: name the ruler with the order.")
 def against_the_order(mine: Any, table: pd.DataFrame) -> str | None:
     """The rulers under which at least one child does *not* agree better with the base on neutral prompts.
 

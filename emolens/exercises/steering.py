@@ -16,7 +16,7 @@ from emolens.studies.causes.word_probability import STRENGTH, changes
 from emolens.vectors.direction import Direction, unit
 
 P_VALUES = ([0.01, 0.04, 0.03, 0.2], [0.05, 0.05, 0.9], [0.001, 0.6, 0.02, 0.021, 0.5, 0.04])
-ENOUGH = 0.5  # of the rows, in which the own word should rise most after a question of one's own
+ENOUGH = 0.5  # of the rows, in which the own word should have the highest change after a question of one's own
 
 
 @checked("What is left has no component along the vector, and everything else is as it was.")
@@ -147,7 +147,7 @@ def own_question(answer: Any, model: HookedModel, directions: Sequence[Direction
     found = _matrix(model, directions, answer, layer)
     hits = int((found.argmax(axis=1) == np.arange(len(found))).sum())
     if hits < ENOUGH * len(found):
-        return f"in {hits} of {len(found)} rows the own word rises most; find a text that asks more plainly."
+        return f"in {hits} of {len(found)} rows the own word has the highest change; find a text that asks more plainly."
     return None
 
 

@@ -221,6 +221,8 @@ def scatter(
     """Two columns against each other, of the rows that have both.
 
     Args:
+        frame: with both columns; where it has `{column}_null_low` and `{column}_null_high` of one of them, dashed lines
+            say between which ends one more null lies, the widest of the rows.
         group: the column whose entries get a colour and a marker each.
         label: the column with names; those of the most extreme rows are written, where there is room.
         null: what the rows without `x` are; then 95 % of their `y` is drawn as a grey band.
@@ -242,6 +244,11 @@ def scatter(
     parts = parts_of(frame if group else frame.assign(_all="_"), group or "_all")
     for (name, part), colour, marker in parts:
         ax.plot(part[x], part[y], marker, color=colour, ms=5, alpha=0.8, mec="white", mew=0.4, label=plain(name))
+    for draw, column in ((ax.axhline, y), (ax.axvline, x)):
+        ends = [frame[name] for name in (f"{column}_null_low", f"{column}_null_high") if name in frame]
+        for number, end in enumerate([ends[0].min(), ends[1].max()] if len(ends) == 2 else []):
+            said = "" if number or column == x else "ends of the null, 95 %"
+            draw(end, color=NULL, lw=1, ls="--", label=said)
     ax.set(**{"xlabel": x, "ylabel": y} | axes)
     if label:
         _write(ax, frame, x, y, label, labels)

@@ -50,6 +50,7 @@ def slope_scatter(
         rings: what the marked emotions are, for the legend; default "the six of the paper" where they are those, else
             "tried one by one".
         axes: `xlabel`, `ylabel` (what the effect is, with its unit) and `title`, as of `Axes.set`.
+        ax: of one panel of several (`panels`): the legend leaves out the numbers, which differ between panels.
 
     Raises:
         ValueError: a column is missing, or there is no row of that contrast and control with an `x`.
@@ -61,6 +62,7 @@ def slope_scatter(
     """
     frame = frame if "null_high" in frame or "null_r" not in frame else _both_sides(frame)
     require(frame, "contrast", "control", "emotion", x, "effect", "marked", "null_low", "null_high")
+    alone = ax is None
     part = frame[frame["contrast"].eq(contrast) & frame["control"].eq(control) & frame[x].notna()]
     require(part, x)
     along, effect = part[x].to_numpy(float), part["effect"].to_numpy(float)
@@ -80,9 +82,10 @@ def slope_scatter(
     if r is not None:
         per_r = effect.std() / along.std() * (ends - along.mean())
         low, high = (effect.mean() + float(part[end].iloc[0]) * per_r for end in ("null_low", "null_high"))
-        said = f"95 % of the null: r from {part['null_low'].iloc[0]:+.2f} to {part['null_high'].iloc[0]:+.2f}"
-        ax.fill_between(ends, low, high, color=NULL, alpha=0.2, lw=0, label=said)
-        ax.plot(ends, effect.mean() + r * per_r, color=COLOURS[0], lw=1.4, label=f"r = {r:+.2f}")
+        said = f": r from {part['null_low'].iloc[0]:+.2f} to {part['null_high'].iloc[0]:+.2f}" if alone else ""
+        ax.fill_between(ends, low, high, color=NULL, alpha=0.2, lw=0, label=f"95 % of the null{said}")
+        fit = f"r = {r:+.2f}" if alone else "least squares"
+        ax.plot(ends, effect.mean() + r * per_r, color=COLOURS[0], lw=1.4, label=fit)
         _above(ax)
     return ax
 

@@ -118,8 +118,8 @@ def run(
     frame = _table(cells, {name: x[1:] - x[0] for name, x in values.items()}, seed)
     options = {
         "x": "internal", "y": "read_by_other", "group": "kind", "label": "cell", "labels": len(frame),
-        "xlabel": "inside, while it writes", "ylabel": f"in the text, read by {reader[0].name}",
-        "title": f"Steered at block {steered}, read at block {at}: {' less '.join(AXIS)}",
+        "xlabel": f"inside, while it writes (steered at block {steered}, read at block {at})",
+        "ylabel": f"in the text, read by {reader[0].name}", "title": title(frame),
     }  # fmt: skip
     nulls = f"{DRAWS} single directions of each kind at each strength"
     null = nulls if size == "full" else 'none: "quick" refits nothing'
@@ -264,3 +264,17 @@ def headline(frame: pd.DataFrame) -> str:
         f"Of {len(cells)} steerings, {len(inside)} are beyond both nulls inside, and {sum(calm)} of these show nothing "
         f"beyond the nulls in the text."
     )
+
+
+def title(frame: pd.DataFrame) -> str:
+    """What the figure of the inside and the text found.
+
+    >>> title(pd.DataFrame({"kind": ["emotion"]}))
+    'Desperate less calm: a quick look at the inside and the text'
+    """
+    axis = " less ".join(AXIS).capitalize()
+    cells = frame[frame["kind"] == "emotion"]
+    if "internal_null_low" not in frame:
+        return f"{axis}: a quick look at the inside and the text"
+    inside, text = (sum(outside(row, name) for _, row in cells.iterrows()) for name in ("internal", "read_by_other"))
+    return f"{axis}, of {len(cells)} steerings: beyond the nulls inside {inside}, in the text {text}"

@@ -371,6 +371,8 @@ def headline(frame: pd.DataFrame) -> str:
     >>> row = {"of": "emotion", "ruler": "base", "layer": 2, "group": "challenging", "counts": True}
     >>> headline(pd.DataFrame([row | {"child": "tiny+bright", "form": "plain"}]))
     'On challenging prompts at block 2, shifts that count: 1 of 1 emotions in bright.'
+    >>> headline(pd.DataFrame([row | {"child": "tiny+bright"}]).drop(columns="ruler"))  # of one ruler and form
+    'On challenging prompts at block 2, shifts that count: 1 of 1 emotions in bright.'
     """
     layers = sorted(frame["layer"].unique())
     at = layers[len(layers) // 2]

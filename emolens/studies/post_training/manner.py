@@ -1,6 +1,7 @@
 """Does training on a manner move the emotions of that manner? Two children that differ in manner alone."""
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import pandas as pd
@@ -143,7 +144,7 @@ def held_out_null(
     """
     layer = near(vectors, vectors.chosen_layer()) if layer is None else layer
     rows = prompt_rows()
-    base, *states = (before_reply(one, rows, "plain", [layer]) for one in (model, *null))
+    base, *states = (before_reply(one, rows, "plain", [layer]) for one in chain([model], null))
     rulers = [
         Ruler(method, vectors.at(layer), vectors.at(layer).centre_stories, method) for method in ("denoised", "raw")
     ]
