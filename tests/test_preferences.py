@@ -169,7 +169,7 @@ def test_the_study_runs_from_end_to_end(few_dialogues, monkeypatch):
     by_layer = preferences.by_layer(model, vectors, strengths)
     for result in (results["strengths"], observed, by_layer, causal):
         result.plot()
-    for result in (*results.values(), by_layer, causal):
+    for result in (*results.values(), by_layer, causal, preferences.largest(model, vectors, strengths)):
         assert len(re.findall(r"\d+(?:[.,]\d+)?%?", result.headline())) <= 4, result.headline()
     with pytest.raises(NotForThisModel, match="at least 3 are needed"):
         preferences.causal(model, vectors, strengths, observed.table(), ["calm", "sad"])
@@ -193,6 +193,10 @@ def test_a_planted_correlation_is_found_and_chance_is_not(monkeypatch, few_dialo
         row = observed.set_index("emotion").loc["calm"]
         assert (row["q"] <= 0.05) == called, name
         assert (row["q_within"] <= 0.05) == called, name
+        monkeypatch.setattr(preferences, "scores", lambda *args, given=given, **_: np.stack([given] * len(args[3])))
+        largest = preferences.largest(model, vectors, frame)
+        assert largest.table()["p"].le(0.05).eq(called).all(), name
+        assert "calm at block" in largest.headline() or not called
 
 
 def directions(model, n=3, layers=(0, 2), norm=1.0):

@@ -30,6 +30,7 @@ from emolens.stats import (
     outside_draws,
     p_text,
     p_value,
+    tail_p,
 )
 from emolens.steering.nulls import null_directions
 from emolens.steering.steer import steer
@@ -193,8 +194,8 @@ def order_headline(frame: pd.DataFrame) -> str:
 
     >>> row = {"consistency": 0.07, "consistency_low": 0.03, "consistency_high": 0.13, "chosen_first": 0.076}
     >>> order_headline(pd.DataFrame([row]))
-    'In 7% [3%, 13%] of the pairs the same activity wins in both orders (two coin flips: 50%; two unrelated answers with
-    this habit of place: 14%): no consistent preference, the place decides.'
+    'In 7% [3%, 13%] of the pairs the same activity wins in both orders (unrelated answers with this habit of place:
+    14%): no consistent preference, the place decides.'
     """
     row = frame.iloc[0]
     habit = 2 * row["chosen_first"] * (1 - row["chosen_first"])  # one order picks the first place, the other the second
@@ -202,8 +203,7 @@ def order_headline(frame: pd.DataFrame) -> str:
     steady += ", the place decides" if row["consistency_high"] < 0.5 else ""
     return (
         f"In {row['consistency']:.0%} [{row['consistency_low']:.0%}, {row['consistency_high']:.0%}] of the pairs the "
-        f"same activity wins in both orders (two coin flips: 50%; two unrelated answers with this habit of place: "
-        f"{habit:.0%}): {steady}."
+        f"same activity wins in both orders (unrelated answers with this habit of place: {habit:.0%}): {steady}."
     )
 
 
@@ -384,6 +384,49 @@ def by_layer_headline(frame: pd.DataFrame) -> str:
         f"of {strongest['emotion']} at block {strongest['layer']:.0f}, r = {strongest['effect']:+.2f}; the largest of "
         f"all emotions and blocks reaches {strongest['null_high']:.2f} by chance, so it is "
         f"{Verdict.INSIDE if inside else Verdict.BEYOND}."
+    )
+
+
+def largest(model: HookedModel, vectors: EmotionVectors, elo: pd.DataFrame, seed: int = 0) -> StudyResult:
+    """The largest correlation of any emotion in any block, against the largest that permuted strengths give.
+
+    Args:
+        elo: the table "strengths" of `strengths`.
+
+    Returns:
+        A row over all activities and one within categories, where strengths are permuted within them: the `emotion`
+        and `layer` with the largest `r`, `null_high`, which 95 % of the largest under permutation stay below, and p.
+    """
+    everywhere, strength = scores(model, vectors, elo, vectors.layers), elo["elo"].to_numpy()
+    category, rng, rows = elo["category"].to_numpy(), np.random.default_rng(seed), []
+    permuted = np.stack([rng.permutation(strength) for _ in range(DRAWS)])
+    bound = np.stack([_permute_within(strength, category, rng) for _ in range(DRAWS)])
+    centred = [_centred(x, category) for x in everywhere]
+    for name, each, own, drawn in (
+        ("all activities", everywhere, strength[None], permuted),
+        ("within categories", centred, _centred(strength[:, None], category).T, _centred(bound.T, category).T),
+    ):
+        r = np.stack([_r(x, own)[0] for x in each])  # [layer emotion]
+        null = np.max([np.abs(_r(x, drawn)).max(axis=1) for x in each], axis=0)
+        at, emotion = np.unravel_index(np.abs(r).argmax(), r.shape)
+        row = {"over": name, "emotion": vectors.emotions[emotion], "layer": vectors.layers[at], "r": r[at, emotion]}
+        rows.append(row | {"null_high": np.quantile(null, 0.95), "p": tail_p(abs(r[at, emotion]), null)})
+    table, said = pd.DataFrame(rows), f"{DRAWS} permutations of the strengths: the largest of all emotions and blocks"
+    return StudyResult("preferences_largest", table, largest_headline(table), said)
+
+
+def largest_headline(frame: pd.DataFrame) -> str:
+    """The one over all activities.
+
+    >>> row = {"emotion": "irate", "layer": 9, "r": -0.52, "p": 0.015}
+    >>> largest_headline(pd.DataFrame([row]))
+    'Of all emotions in all blocks, irate at block 9 correlates most with preference, r = -0.52 (the largest under
+    permuted preferences: p = 0.015).'
+    """
+    row = frame.iloc[0]
+    return (
+        f"Of all emotions in all blocks, {row['emotion']} at block {row['layer']} correlates most with preference, "
+        f"r = {row['r']:+.2f} (the largest under permuted preferences: {p_text(row['p'])})."
     )
 
 
