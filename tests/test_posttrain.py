@@ -288,8 +288,12 @@ def test_two_adapters_ship_with_their_record_and_terms():
     assert tuple(paths) == SHIPPED and all(path.stat().st_size <= 5_000_000 for path in paths.values())
     assert "Gemma Terms of\nUse" in data_path("adapters", "NOTICE").read_text()
     records = [json.loads(path.with_suffix(".json").read_text()) for path in paths.values()]
-    assert records[0]["recipe"] == records[1]["recipe"] == vars(Recipe())  # the committed recipe made both
-    assert records[0]["tokens"] == records[1]["tokens"] == Recipe().tokens
+    recipe = packaged_children.SETTLED
+    assert records[0]["recipe"] == records[1]["recipe"] == vars(recipe)  # the committed recipe made both
+    for record in records:
+        losses = [row["loss"] for row in record["held_out"]]
+        assert losses.index(min(losses)) == len(losses) - 1 - recipe.patience  # it had stopped falling
+        assert record["tokens"] < recipe.tokens
     assert all(record["seconds"] < 15 * 60 for record in records)
     assert all(len(record["watched"]) >= 4 for record in records)
 

@@ -410,7 +410,7 @@ def largest(model: HookedModel, vectors: EmotionVectors, elo: pd.DataFrame, seed
         null = np.max([np.abs(_r(x, drawn)).max(axis=1) for x in each], axis=0)
         at, emotion = np.unravel_index(np.abs(r).argmax(), r.shape)
         row = {"over": name, "emotion": vectors.emotions[emotion], "layer": vectors.layers[at], "r": r[at, emotion]}
-        rows.append(row | {"null_high": np.quantile(null, 0.95), "p": tail_p(abs(r[at, emotion]), null)})
+        rows.append(row | {"null_high": np.quantile(null, 0.95), "p": tail_p(float(abs(r[at, emotion])), null)})
     table, said = pd.DataFrame(rows), f"{DRAWS} permutations of the strengths: the largest of all emotions and blocks"
     return StudyResult("preferences_largest", table, largest_headline(table), said)
 
