@@ -147,7 +147,7 @@ def own_question(answer: Any, model: HookedModel, directions: Sequence[Direction
     found = _matrix(model, directions, answer, layer)
     hits = int((found.argmax(axis=1) == np.arange(len(found))).sum())
     if hits < ENOUGH * len(found):
-        return f"the own word has the highest change in {hits} of {len(found)} rows; find a text that asks plainly."
+        return f"in {hits} of {len(found)} rows the own word changes most; find a text that asks more plainly."
     return None
 
 
