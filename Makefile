@@ -70,7 +70,7 @@ vectors: $(BIN)/installed ## make the packaged vectors again
 monitors: $(BIN)/installed ## make the packaged monitors again
 	@$(BIN)/python scripts/package_monitors.py
 
-posttrain: $(BIN)/installed ## train the children of the base model that are not there yet (an hour or two)
+posttrain: $(BIN)/installed ## train the children of the base model that are not there yet (about an hour)
 	@$(BIN)/python scripts/posttrain.py
 
 MODELS ?= smollm2-135m-instruct gemma-3-270m

@@ -9,12 +9,6 @@ import emolens as el
 from emolens.exercises import patching
 from emolens.exercises._check import MISSING
 
-
-def said(capsys, check, answer, *given):
-    check(answer, *given)
-    return capsys.readouterr().out.strip()
-
-
 # --- a share ---------------------------------------------------------------------------------------
 
 
@@ -31,8 +25,8 @@ def said(capsys, check, answer, *given):
         (lambda patched, alarming, calm: 1 - (alarming - patched) / (alarming - calm), "Right. 0 is the calm text"),
     ],
 )
-def test_a_share_counts_from_the_calm_text(answer, expected, capsys):
-    assert said(capsys, patching.share, answer).startswith(expected)
+def test_a_share_counts_from_the_calm_text(answer, expected, said):
+    assert said(patching.share, answer).startswith(expected)
 
 
 # --- foreseen --------------------------------------------------------------------------------------
@@ -55,12 +49,12 @@ def maps(score=1.0):
         ((0, 0, 1), "Right. Attention looks only back"),
     ],
 )
-def test_three_shares_follow_from_the_architecture(answer, expected, capsys):
-    assert said(capsys, patching.foreseen, answer, maps(), 1).startswith(expected)
+def test_three_shares_follow_from_the_architecture(answer, expected, said):
+    assert said(patching.foreseen, answer, maps(), 1).startswith(expected)
 
 
-def test_a_changed_first_token_has_none_before_it(capsys):
-    assert said(capsys, patching.foreseen, [0, 0, 1], maps(), 0).startswith("Right.")
+def test_a_changed_first_token_has_none_before_it(said):
+    assert said(patching.foreseen, [0, 0, 1], maps(), 0).startswith("Right.")
 
 
 # --- a null ----------------------------------------------------------------------------------------
@@ -97,8 +91,8 @@ def overwriting(changes, whole, rng):
         (draw(by_pair), "Right. All heads of a pair"),
     ],
 )
-def test_signs_are_flipped_for_whole_pairs(answer, expected, capsys):
-    assert said(capsys, patching.flipped, answer).startswith(expected)
+def test_signs_are_flipped_for_whole_pairs(answer, expected, said):
+    assert said(patching.flipped, answer).startswith(expected)
 
 
 # --- the argument ----------------------------------------------------------------------------------
@@ -115,13 +109,13 @@ def test_signs_are_flipped_for_whole_pairs(answer, expected, capsys):
         ("p_other emotions", "Right. An emotion's vector has to stand out"),
     ],
 )
-def test_other_emotions_are_left_out(answer, expected, capsys):
+def test_other_emotions_are_left_out(answer, expected, said):
     table = pd.DataFrame({"effect": [0.1], "others": [0.05], "p_random": [0.02], "p_other emotions": [0.3]})
-    assert said(capsys, patching.left_out, answer, table).startswith(expected)
+    assert said(patching.left_out, answer, table).startswith(expected)
 
 
-def test_the_argument_can_be_answered_where_nothing_was_measured(capsys):
-    assert said(capsys, patching.left_out, "p_other emotions", pd.DataFrame()).startswith("Right.")
+def test_the_argument_can_be_answered_where_nothing_was_measured(said):
+    assert said(patching.left_out, "p_other emotions", pd.DataFrame()).startswith("Right.")
 
 
 # --- a pair of one's own ---------------------------------------------------------------------------
@@ -149,5 +143,5 @@ def heat(model, text):
         (("he was warm and", "he was cold and"), "Right. One changed token"),
     ],
 )
-def test_a_pair_of_ones_own_can_be_patched(answer, expected, model, capsys):
-    assert said(capsys, patching.own_pair, answer, model, heat).startswith(expected)
+def test_a_pair_of_ones_own_can_be_patched(answer, expected, model, said):
+    assert said(patching.own_pair, answer, model, heat).startswith(expected)

@@ -25,11 +25,6 @@ OWN = np.array([0, 1, 2, 3, 0, 1])
 MINE = SCORES[np.arange(6), OWN]
 
 
-def said(check, answer, *given, capsys):
-    check(answer, *given)
-    return capsys.readouterr().out
-
-
 def by_heart(x, truth):
     means = np.stack([x[truth == name].mean(axis=0) for name in np.unique(truth)])
     return (((x[:, None] - means) ** 2).sum(axis=-1).argmin(axis=1) == truth).mean()
@@ -55,8 +50,8 @@ def left_out(x, truth):
         (left_out, "Right. An accuracy"),
     ],
 )
-def test_a_text_is_not_told_by_heart(answer, part, capsys):
-    assert part in said(state.not_by_heart, answer, TEXTS, TRUTH, capsys=capsys)
+def test_a_text_is_not_told_by_heart(answer, part, said):
+    assert part in said(state.not_by_heart, answer, TEXTS, TRUTH)
 
 
 @pytest.mark.parametrize(
@@ -69,8 +64,8 @@ def test_a_text_is_not_told_by_heart(answer, part, capsys):
         (3, "Right. From this block on"),
     ],
 )
-def test_the_block_is_the_first_that_stays(answer, part, capsys):
-    assert part in said(state.reached_from, answer, FRAME, capsys=capsys)
+def test_the_block_is_the_first_that_stays(answer, part, said):
+    assert part in said(state.reached_from, answer, FRAME)
 
 
 @pytest.mark.parametrize(
@@ -84,8 +79,8 @@ def test_the_block_is_the_first_that_stays(answer, part, capsys):
         ((0.84, 0.31), "Right. A cosine"),
     ],
 )
-def test_cosines_are_shares_of_their_ceilings(answer, part, capsys):
-    assert part in said(state.role_and_person, answer, MATRIX, capsys=capsys)
+def test_cosines_are_shares_of_their_ceilings(answer, part, said):
+    assert part in said(state.role_and_person, answer, MATRIX)
 
 
 @pytest.mark.parametrize(
@@ -99,8 +94,8 @@ def test_cosines_are_shares_of_their_ceilings(answer, part, capsys):
         (lambda inside, whole: (1 - inside / whole) ** 0.5, "Right. Nearly all"),
     ],
 )
-def test_most_of_a_random_direction_is_outside(answer, part, capsys):
-    assert part in said(state.random_left, answer, capsys=capsys)
+def test_most_of_a_random_direction_is_outside(answer, part, said):
+    assert part in said(state.random_left, answer)
 
 
 @pytest.mark.parametrize(
@@ -114,5 +109,5 @@ def test_most_of_a_random_direction_is_outside(answer, part, capsys):
         (MINE - (SCORES.sum(axis=1) - MINE) / 3, "Right. The story is still"),
     ],
 )
-def test_margins_are_own_less_others(answer, part, capsys):
-    assert part in said(state.comes_back, answer, SCORES, OWN, capsys=capsys)
+def test_margins_are_own_less_others(answer, part, said):
+    assert part in said(state.comes_back, answer, SCORES, OWN)

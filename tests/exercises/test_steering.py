@@ -11,11 +11,6 @@ from emolens.exercises._check import MISSING
 from emolens.stats import false_discovery
 
 
-def said(capsys, check, answer, *given):
-    check(answer, *given)
-    return capsys.readouterr().out.strip()
-
-
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
@@ -29,8 +24,8 @@ def said(capsys, check, answer, *given):
         (lambda resid, u: resid - (resid @ u)[..., None] * u, "Right. What is left has no component"),
     ],
 )
-def test_ablation_takes_the_component_and_nothing_else(answer, expected, capsys):
-    assert said(capsys, steering.ablated, answer).startswith(expected)
+def test_ablation_takes_the_component_and_nothing_else(answer, expected, said):
+    assert said(steering.ablated, answer).startswith(expected)
 
 
 @pytest.mark.parametrize(
@@ -44,10 +39,10 @@ def test_ablation_takes_the_component_and_nothing_else(answer, expected, capsys)
         (("sad",), "Right. One counterexample"),
     ],
 )
-def test_a_counterexample_is_below_zero_on_the_diagonal(answer, expected, capsys):
+def test_a_counterexample_is_below_zero_on_the_diagonal(answer, expected, said):
     matrix = pd.DataFrame({"row": ["calm", "calm", "sad", "sad"], "column": ["calm", "sad"] * 2})
     matrix = matrix.assign(score=[0.5, 1.0, -2.0, -1.0])
-    assert said(capsys, steering.counterexamples, answer, matrix).startswith(expected)
+    assert said(steering.counterexamples, answer, matrix).startswith(expected)
 
 
 def ranked(p):
@@ -68,8 +63,8 @@ def ranked(p):
         (false_discovery, "Right. With a q of at most 0.05"),
     ],
 )
-def test_q_values_are_those_of_benjamini_and_hochberg(answer, expected, capsys):
-    assert said(capsys, steering.corrected, answer).startswith(expected)
+def test_q_values_are_those_of_benjamini_and_hochberg(answer, expected, said):
+    assert said(steering.corrected, answer).startswith(expected)
 
 
 def scaled(draw):
@@ -93,8 +88,8 @@ def scaled(draw):
         (scaled(lambda n, d, rng: rng.normal(5, 1, size=(n, d)) - 5), "Right."),
     ],
 )
-def test_random_directions_are_as_long_and_even(answer, expected, capsys):
-    assert said(capsys, steering.null_directions, answer).startswith(expected)
+def test_random_directions_are_as_long_and_even(answer, expected, said):
+    assert said(steering.null_directions, answer).startswith(expected)
 
 
 @pytest.mark.parametrize(
@@ -107,9 +102,9 @@ def test_random_directions_are_as_long_and_even(answer, expected, capsys):
         ("He feels", "Right. After your question, too"),
     ],
 )
-def test_a_question_of_ones_own_is_asked_of_the_model(answer, expected, capsys, monkeypatch):
+def test_a_question_of_ones_own_is_asked_of_the_model(answer, expected, said, monkeypatch):
     model = el.HookedModel.from_hf(tiny_llama(), tiny_tokenizer(), "tiny-llama")
     shipped = el.packaged_vectors("smollm2-135m-instruct")
     found = {"The door is": np.eye(4)[[0, 0, 0, 0]], "He feels": np.eye(4)[[0, 1, 0, 0]]}
     monkeypatch.setattr(steering, "changes", lambda model, directions, asked, strength, layer: [found[asked[0]]])
-    assert said(capsys, steering.own_question, answer, model, [shipped["calm"]] * 4, 2).startswith(expected)
+    assert said(steering.own_question, answer, model, [shipped["calm"]] * 4, 2).startswith(expected)

@@ -15,11 +15,6 @@ SCORES = np.random.default_rng(0).normal(size=30)
 LOUD, QUIET = np.random.default_rng(1).normal(0.6, 1, (2, 9)) - np.array([[0.0], [0.6]])
 
 
-def said(check, answer, *given, capsys):
-    check(answer, *given)
-    return capsys.readouterr().out
-
-
 def average(scores, half_life, new=None, start=0.0):
     keep = 0.5 ** (1 / half_life)
     now, out = start, []
@@ -42,8 +37,8 @@ def average(scores, half_life, new=None, start=0.0):
         (average, "Right. The weight"),
     ],
 )
-def test_an_average_fades_by_half_in_a_half_life(answer, part, capsys):
-    assert part in said(watching.fading, answer, SCORES, capsys=capsys)
+def test_an_average_fades_by_half_in_a_half_life(answer, part, said):
+    assert part in said(watching.fading, answer, SCORES)
 
 
 @pytest.mark.parametrize(
@@ -58,8 +53,8 @@ def test_an_average_fades_by_half_in_a_half_life(answer, part, capsys):
         ((1 - 0.025 ** (1 / 30), 1 / 31), "Right. No alarm"),
     ],
 )
-def test_no_alarm_in_thirty_texts_promises_little(answer, part, capsys):
-    assert part in said(watching.promised, answer, 30, capsys=capsys)
+def test_no_alarm_in_thirty_texts_promises_little(answer, part, said):
+    assert part in said(watching.promised, answer, 30)
 
 
 def of(loud, quiet):
@@ -78,8 +73,8 @@ def of(loud, quiet):
         (of, "Right. The area"),
     ],
 )
-def test_an_area_is_a_share_of_pairs(answer, part, capsys):
-    assert part in said(watching.area, answer, LOUD, QUIET, capsys=capsys)
+def test_an_area_is_a_share_of_pairs(answer, part, said):
+    assert part in said(watching.area, answer, LOUD, QUIET)
 
 
 def every_swap(loud, quiet):
@@ -99,8 +94,8 @@ def every_swap(loud, quiet):
         (every_swap, "Right. Under the null"),
     ],
 )
-def test_twins_may_be_swapped(answer, part, capsys):
-    assert part in said(watching.swapped, answer, LOUD, QUIET, capsys=capsys)
+def test_twins_may_be_swapped(answer, part, said):
+    assert part in said(watching.swapped, answer, LOUD, QUIET)
 
 
 SHIPPED = el.packaged_vectors("smollm2-135m-instruct")
@@ -126,5 +121,5 @@ def monitor(what=FEAR, rate=0.05, quiet=40, items=1):
         (monitor(), "Right. A monitor"),
     ],
 )
-def test_a_monitor_of_a_sum_is_set_on_all_quiet_texts(answer, part, capsys):
-    assert part in said(watching.own_monitor, answer, range(40), capsys=capsys)
+def test_a_monitor_of_a_sum_is_set_on_all_quiet_texts(answer, part, said):
+    assert part in said(watching.own_monitor, answer, range(40))

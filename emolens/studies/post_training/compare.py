@@ -109,7 +109,7 @@ def run(
         size: "full" reads all layers and holds the shifts against control fine-tunes, trained as long on dialogues
             about facts and tasks; "quick" reads the chosen layer and has no null.
         posts: the children; default the two that ship with the package for the embedded base model.
-        null: the control fine-tunes; default five, from the cache or trained (two minutes each).
+        null: the control fine-tunes; default five, from the cache or trained (several minutes each).
 
     Returns:
         "shifts", of each emotion at the chosen layer; and in "full" "axes", along valence and arousal by layer,

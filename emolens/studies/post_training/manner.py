@@ -17,8 +17,8 @@ from emolens.studies._common import check_size, layers_of, near
 from emolens.studies.post_training._checkpoints import GROUPS, Ruler, before_reply, neutral_mask, prompt_rows
 from emolens.studies.post_training.compare import packaged_posts, shifts
 from emolens.training.adapters import Posttrained, load_adapter
-from emolens.training.packaged_children import DIALOGUES, null_children
-from emolens.training.posttrain import Recipe, held_out
+from emolens.training.packaged_children import DIALOGUES, SETTLED, null_children
+from emolens.training.posttrain import held_out
 from emolens.vectors.emotion_vectors import EmotionVectors
 
 READ_AT = ("before the reply", "in the reply")
@@ -33,7 +33,7 @@ def reply_rows(manner: str = "composed") -> list[dict[str, str]]:
     ['assistant', 'kind', 'user']
     """
     rows = texts.stimuli(DIALOGUES[manner])
-    return [rows[number] for number in held_out(len(rows), Recipe())]
+    return [rows[number] for number in held_out(len(rows), SETTLED)]
 
 
 def reads(model: HookedModel, layers: Sequence[int]) -> Reads:
@@ -72,7 +72,7 @@ def run(
     Args:
         size: "full" reads all layers, holds the shifts against control fine-tunes, and lets all models write.
         null: control fine-tunes; the null is the difference of two of them. Default in "full" five, from the
-            cache or trained (two minutes each); in "quick" none.
+            cache or trained (several minutes each); in "quick" none.
         children: one of each manner, "composed" and "bright"; default those that ship with the package.
 
     Returns:
