@@ -21,9 +21,10 @@ ELSEWHERE = ("el.load(", "plots.save(", "load_results(", "load_folder(", 'packag
 
 
 def sources(path):
-    """The code cells, without the lines of IPython and of nbval."""
+    """The code cells, without the lines of IPython and of nbval, and without the remarks that stand after code."""
     cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
-    return [re.sub(r"^( *)%.*$", r"\1pass", source, flags=re.MULTILINE) for source in cells]
+    cells = [re.sub(r"^( *)%.*$", r"\1pass", source, flags=re.MULTILINE) for source in cells]
+    return [re.sub(r"(\S)  # .*$", r"\1", source, flags=re.MULTILINE) for source in cells]
 
 
 @pytest.mark.parametrize("path", PATHS, ids=[path.stem for path in PATHS])
