@@ -1,8 +1,8 @@
 """`steer`: add a direction to the residual stream, take it out, hold it at a value or anything else, row by row."""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ContextDecorator, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ContextDecorator
 from dataclasses import dataclass
 from functools import partial
 from numbers import Integral
@@ -17,7 +17,7 @@ from emolens.errors import did_you_mean, finite_number
 from emolens.models import support
 from emolens.models.batching import Pass, per_text
 from emolens.models.conversations import PLAIN_ROLES
-from emolens.models.hooked import Columns, HookFn, Layers
+from emolens.models.hooked import Columns, HookFn, Hooks, Layers
 from emolens.models.model import HookedModel
 from emolens.vectors.direction import Direction, check_finite, check_stamp, position_of, unit
 
@@ -174,19 +174,30 @@ def steer(
     >>> steering.mode, mirrored.shape
     ('mirror', torch.Size([1, 3, 32]))
     """
-    return _Once(partial(_steered, model, _plan(model, direction, strength, layers, where, mode)))
+    return _Once(partial(_Acting, model, _plan(model, direction, strength, layers, where, mode)))
 
 
-@contextmanager
-def _steered(model: HookedModel, steering: Steering) -> Iterator[Steering]:
-    support.require(model, "steer")
-    model.steering.append(steering)
-    try:
-        hooks = [((layer, "resid_post"), in_one_thread(_hook(model, steering, layer))) for layer in steering.layers]
-        with model.hooks(hooks):
-            yield steering
-    finally:
-        model.steering.remove(steering)
+class _Acting(AbstractContextManager[Steering]):
+    """A steering in force inside the context, which may be entered again and again, one time after the other."""
+
+    def __init__(self, model: HookedModel, steering: Steering) -> None:
+        self.model, self.steering = model, steering
+        self._hooks: tuple[int, Hooks] | None = None  # made once for a thread, as that takes as long as a token
+
+    def __enter__(self) -> Steering:
+        model, steering, thread = self.model, self.steering, threading.get_ident()
+        support.require(model, "steer")
+        if self._hooks is None or self._hooks[0] != thread:
+            acts = [((layer, "resid_post"), in_one_thread(_hook(model, steering, layer))) for layer in steering.layers]
+            self._hooks = thread, model.hooks(acts)
+        self._hooks[1].__enter__()
+        model.steering.append(steering)
+        return steering
+
+    def __exit__(self, *error: Any) -> None:
+        self.model.steering.remove(self.steering)
+        if self._hooks:
+            self._hooks[1].__exit__()
 
 
 def in_one_thread(hook_function: HookFn) -> HookFn:

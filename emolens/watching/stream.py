@@ -74,10 +74,10 @@ class Stream(Iterator[Step]):
     ) -> None:
         watch.check_model(model)
         self.watch, self.on_alarm = watch, on_alarm
-        self._steered: Callable[[], AbstractContextManager[Any]] = nullcontext
+        self._steered: AbstractContextManager[Any] = nullcontext()
         if steer is not None:
-            self._steered = steering_of(model, steer).again
-        with model.lock, self._steered():
+            self._steered = steering_of(model, steer).again()
+        with model.lock, self._steered:
             self.writing = Writing(model, texts, sampling, {watch.layer: watch})
         self.tracks = [Track(monitor) for _ in range(self.writing.rows)] if monitor else []
         self._due: deque[Step] = deque()
@@ -132,7 +132,7 @@ class Stream(Iterator[Step]):
     def _advance(self) -> None:
         """Draw the next token of each row and read it."""
         writing = self.writing
-        with writing.model.lock, self._steered():  # so that no other thread's pass meets the steering
+        with writing.model.lock, self._steered:  # so that no other thread's pass meets the steering
             first = not any(writing.written)
             if first:
                 writing.run()
