@@ -47,13 +47,16 @@ def words(sentence: str, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def plain(text: Any) -> str:
-    """Text as it stands: a pair of dollars would make matplotlib set a formula.
+CONTROLS = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)], "\ufffd") | {ord("\t"): " ", ord("\n"): "\n"}
 
-    >>> print(plain("$5 and $6"))
-    \\$5 and \\$6
+
+def plain(text: Any) -> str:
+    """Text as it stands: a pair of dollars would make matplotlib set a formula, and no font has control characters.
+
+    >>> print(plain("$5 and $6"), plain("\\x1a"))
+    \\$5 and \\$6 �
     """
-    return str(text).replace("$", r"\$")
+    return str(text).replace("$", r"\$").translate(CONTROLS)
 
 
 def require(frame: pd.DataFrame, *columns: str) -> None:
