@@ -277,4 +277,4 @@ def title(frame: pd.DataFrame) -> str:
     if "internal_null_low" not in frame:
         return f"{axis}: a quick look at the inside and the text"
     inside, text = (sum(outside(row, name) for _, row in cells.iterrows()) for name in ("internal", "read_by_other"))
-    return f"{axis}, of {len(cells)} steerings: beyond the nulls inside {inside}, in the text {text}"
+    return f"{axis}: {inside} of {len(cells)} steerings leave the nulls inside the model, {text} in its text"
