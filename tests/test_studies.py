@@ -12,6 +12,7 @@ from tiny import tiny_llama, tiny_tokenizer
 from emolens import corpus, studies
 from emolens.models.model import HookedModel
 from emolens.results import load_results, named, save_results
+from emolens.stats import Verdict
 from emolens.steering.nulls import shuffled
 from emolens.studies._common import layers_of
 from emolens.studies.geometry import circumplex, clusters, reliability
@@ -152,6 +153,31 @@ def test_circumplex_finds_planted_valence_and_pays_for_looking_at_several_compon
     first = found[(found["scale"] == "valence") & (found["component"] == 1)]
     assert (first["r"] > 0.8).all() and (first["p"] < 0.01).all() and (first["low"] < first["r"]).all()
     assert first["ridge"].iloc[0] > 0.9  # Glasgow; the other norms differ from it
+
+
+def test_a_component_is_held_against_random_directions_of_its_space():
+    """A planted axis is beyond them; a rating that all directions share is inside, but beyond its permutations."""
+    rated = corpus.ratings("glasgow")
+    human = torch.tensor([row["valence"] for row in rated.values()]).double()
+    human = torch.nn.functional.normalize(human - human.mean(), dim=0)
+    g = torch.Generator().manual_seed(0)
+
+    def of_valence(x):
+        table = circumplex.against_ratings(x, tuple(rated), 999, sources=["glasgow"])
+        return table[table["scale"] == "valence"]
+
+    noise = torch.randn(len(human), 40, generator=g).double()
+    planted_axis = of_valence(noise + 20 * human[:, None] * torch.eye(40).double()[0]).iloc[0]
+    assert planted_axis["r"] > 0.8 and planted_axis["p_random"] == 1 / 1000
+    assert planted_axis["verdict"] == Verdict.BEYOND and planted_axis["random_high"] < planted_axis["r"]
+
+    basis = torch.linalg.qr(torch.cat([torch.ones(len(human), 1).double(), human[:, None], noise[:, :5]], dim=1)).Q[
+        :, 1:
+    ]
+    even = torch.linalg.qr(torch.cat([torch.ones(6, 1), torch.randn(6, 5, generator=g)], dim=1).double()).Q.T
+    shared = of_valence(basis @ even * torch.linspace(1.2, 1, 6).double())
+    assert shared["r"].round(2).tolist() == [0.41] * 5 and (shared["p"] <= 0.05).all()
+    assert (shared["p_random"] > 0.2).all() and set(shared["verdict"]) == {Verdict.INSIDE}
 
 
 def test_the_valence_axis_weighs_rated_emotions_only_and_reads_planted_valence():

@@ -34,7 +34,7 @@ def table(name: str) -> tuple[Any, int, str]:
     tests = el.studies.circumplex.against_ratings(matrix, vectors.emotions, sources=["glasgow"])
     said = [
         f"component {row.component} goes with {row.scale} at |r| = {row.r:.2f} "
-        f"({'beyond' if row.r > row.null else 'inside'} the null, up to {row.null:.2f})"
+        f"({row.verdict}, up to {max(row.null, row.random_high):.2f})"
         for row in tests.itertuples()
         if (row.component, row.scale) in ((1, "valence"), (2, "arousal"))
     ]

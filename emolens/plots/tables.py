@@ -42,8 +42,9 @@ def component_bars(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
     Args:
         frame: a row for each `component` and `rating`: `r`, its interval `low` and `high`, and `null`, the
-            upper quantile of |r| by chance. Which way a component points is arbitrary, so where `r` is
-            negative, it and its interval are drawn with the sign reversed.
+            upper quantile of |r| by chance; if present `random_high`, that of random directions, is a second line.
+            Which way a component points is arbitrary, so where `r` is negative, it and its interval are drawn with
+            the sign reversed.
 
     Raises:
         ValueError: no rows, or a column is missing.
@@ -181,9 +182,13 @@ def _value_panel(ax: Axes, part: pd.DataFrame) -> None:
 def _bars(frame: pd.DataFrame, group: str, column: str, form: str, ax: Axes | None) -> Axes:
     """`value` as bars with the intervals `low` to `high`: side by side in each group, one for each of `column`.
 
-    `null`, if present, is a line across each bar, with white edges: it must show on a bar of any colour. Values
-    inside the null are written below their bars, so that none is taken for the null's.
+    `null`, if present, is a line across each bar, with white edges: it must show on a bar of any colour. So is
+    `random_high`, dashed. Values inside either are written below their bars, so that none is taken for the null's.
     """
+    nulls: dict[str, tuple[str, Any]] = {"null": ("null, upper quantile", "-")}
+    if "random_high" in frame:
+        nulls = {"null": ("permuted ratings, 95 %", "-"), "random_high": ("random directions, 95 %", (0, (2.5, 1)))}
+    nulls = {end: style for end, style in nulls.items() if end in frame}
     groups, names = (list(dict.fromkeys(frame[name])) for name in (group, column))
     ax = ax or new_axes(max(4.5, 0.7 * len(groups) * len(names) + 3), 4)
     width = 0.8 / len(names)
@@ -193,11 +198,11 @@ def _bars(frame: pd.DataFrame, group: str, column: str, form: str, ax: Axes | No
         style: dict[str, Any] = {"color": colour, "hatch": hatch, "edgecolor": "white", "lw": 0, "label": plain(name)}
         ax.bar(x, value, width * 0.92, **style)
         ax.errorbar(x, value, yerr=np.abs([value - low, high - value]), fmt="none", ecolor="black", capsize=3, lw=1.2)
-        if "null" in part:
-            label = "" if number else "null, upper quantile"
-            for ink, wide in (("white", 4), ("black", 1.8)):
-                ax.hlines(part["null"], x - width / 2, x + width / 2, color=ink, lw=wide, label=label * (wide < 4))
-        below = value <= part["null"].to_numpy() if "null" in part else np.zeros(len(part), dtype=bool)
+        for end, (label, dash) in nulls.items():
+            for ink, wide, line in (("white", 4, "-"), ("black", 1.8, dash)):
+                named = label if wide < 4 and not number else ""
+                ax.hlines(part[end], x - width / 2, x + width / 2, color=ink, lw=wide, ls=line, label=named)
+        below = (value <= part[list(nulls)].to_numpy().T).any(axis=0) if nulls else np.zeros(len(part), dtype=bool)
         for place, size, end, under in zip(x, value, np.where(below, np.fmin(low, 0), high), below, strict=True):
             where: dict[str, Any] = {"va": "top" if under else "bottom", "ha": "center", "fontsize": SMALL}
             ax.annotate(form.format(size), (place, end), (0, -3 if under else 3), textcoords="offset points", **where)

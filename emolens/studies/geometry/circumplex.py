@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Float
 from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import KFold, cross_val_predict
@@ -14,7 +15,7 @@ from torch import Tensor
 import emolens.corpus as texts
 from emolens.models.model import HookedModel
 from emolens.results import StudyResult
-from emolens.stats import Verdict, correlation, p_text, tail_p
+from emolens.stats import Verdict, correlation, null_columns, p_text, tail_p
 from emolens.studies._common import READOUTS, check_size
 from emolens.vectors.emotion_vectors import EmotionVectors
 from emolens.vectors.geometry import components, reliable_layer
@@ -97,19 +98,24 @@ def components_of(
     layer = reliable_layer(vectors, method)
     frame = against_ratings(vectors.vectors(layer, method), vectors.emotions, draws)
     frame = frame.assign(layer=layer, register=register, method=method)
-    null = f"{draws} permutations of the ratings over the words: the largest |r| of the first {COMPONENTS} components"
+    null = (
+        f"{draws} permutations of the ratings over the words, and {draws} draws of {COMPONENTS} random directions in "
+        f"the space that the vectors span: of each draw the largest |r|"
+    )
     return StudyResult("circumplex", frame, headline(frame), null, "component_bars")
 
 
 def headline(frame: pd.DataFrame) -> str:
     """Which of the components looked at goes best with human valence, and which with arousal.
 
-    The null pays for all of them.
+    Either null pays for all of them.
 
-    >>> row = {"source": "glasgow", "register": "plain", "component": 1, "p": 1e-4}
-    >>> headline(pd.DataFrame([row | {"scale": "valence", "r": 0.79}, row | {"scale": "arousal", "r": 0.56}]))
-    'From plain stories, the first component goes with human valence at |r| = 0.79 (permuted ratings: p < 0.001), the
-    first one with arousal at |r| = 0.56 (p < 0.001).'
+    >>> row = {"source": "glasgow", "register": "plain", "component": 1, "p": 1e-4, "p_random": 1e-4}
+    >>> other = row | {"scale": "arousal", "component": 3, "r": 0.56, "p_random": 0.07}
+    >>> headline(pd.DataFrame([row | {"scale": "valence", "r": 0.79}, other]))
+    'From plain stories, the first component goes with human valence at |r| = 0.79 (beyond permuted ratings and random
+    directions), the third one with arousal at |r| = 0.56 (beyond permuted ratings, inside random directions,
+    p = 0.070).'
     """
     frame = frame[frame["source"] == frame["source"].iloc[0]]
     parts = [frame[frame["scale"] == scale] for scale in NAMED]
@@ -118,9 +124,18 @@ def headline(frame: pd.DataFrame) -> str:
     register = {"both": "the stories of both registers"}.get(frame["register"].iloc[0])
     return (
         f"From {register or frame['register'].iloc[0] + ' stories'}, the {names[0]} component goes with human valence "
-        f"at |r| = {valence['r']:.2f} (permuted ratings: {p_text(valence['p'])}), the {names[1]} one with arousal at "
-        f"|r| = {arousal['r']:.2f} ({p_text(arousal['p'])})."
+        f"at |r| = {valence['r']:.2f} ({_against(valence)}), the {names[1]} one with arousal at "
+        f"|r| = {arousal['r']:.2f} ({_against(arousal)})."
     )
+
+
+def _against(row: pd.Series) -> str:
+    """How a component came out against either null, with the greater p where it is inside one."""
+    p = {"permuted ratings": row["p"], "random directions": row["p_random"]}
+    inside = [name for name, value in p.items() if Verdict.of([value]) == Verdict.INSIDE]
+    beyond = [name for name in p if name not in inside]
+    said = [f"{word} {' and '.join(part)}" for word, part in (("beyond", beyond), ("inside", inside)) if part]
+    return ", ".join(said + [p_text(max(p.values()))] * bool(inside))
 
 
 def ratings(emotions: tuple[str, ...], source: str, scale: str) -> tuple[list[int], np.ndarray]:
@@ -151,11 +166,15 @@ def against_ratings(
     seed: int = 0,
     sources: Sequence[str] = SOURCES,
 ) -> pd.DataFrame:
-    """Correlation of each of the first components with each rating, with interval, null and cross-validated upper line.
+    """Correlation of each of the first components with each rating: interval, two nulls, cross-validated upper line.
 
-    The null permutes the ratings over the words and takes the largest |r| of all components looked at, so that
-    looking at several is paid for. `ridge` is how well a linear readout of all directions predicts the ratings of
-    words that it was not fitted on (ten folds).
+    There are two nulls, and each takes the largest |r| of all components looked at, so that looking at several is paid
+    for. The first permutes the ratings over the words (`null`, `p`): do the ratings go with the vectors at all? The
+    second keeps the ratings and takes random directions of the space that the vectors span in the place of the
+    components (`random_high`, `p_random`, see `random_places`): does a component carry a rating more than any other
+    direction does? Where a rating is spread over many directions, most of them go with it. The `verdict` is beyond the
+    null only if both are passed. `ridge` is how well a linear readout of all directions predicts the ratings of words
+    that it was not fitted on (ten folds).
 
     Args:
         sources: names of packaged ratings, or .csv files (see `corpus.ratings`). One that rates fewer than ten of the
@@ -170,12 +189,15 @@ def against_ratings(
     """
     sources = _rated_enough(emotions, sources)
     x, explained = components(vectors, COMPONENTS)
+    anywhere = random_places(vectors, draws, seed)
     rng, rows = np.random.default_rng(seed), []
     for source in sources:
         for scale in [scale for scale in SCALES if scale in next(iter(texts.ratings(source).values()), {})]:
             words, human = ratings(emotions, source, scale)
             places = x[words].numpy()
             null = np.array([_largest(places, rng.permutation(human)) for _ in range(draws)])
+            random = _best(anywhere[:, words], human)
+            band = 0.0, float(np.quantile(random, 0.95))
             ridge = readable(vectors, words, human, seed)
             for component in range(COMPONENTS):
                 r, low, high = correlation(places[:, component], human, seed=seed)
@@ -183,8 +205,28 @@ def against_ratings(
                 row: dict[str, Any] = {"source": source, "scale": scale, "rating": f"{scale} ({source})"}
                 row |= {"component": component + 1, "explained": float(explained[component]), "words": len(words)}
                 row |= {"r": abs(r), "low": ends[0], "high": ends[1], "null": float(np.quantile(null, 0.95))}
-                rows.append(row | {"p": tail_p(abs(r), null), "ridge": ridge})
+                p = {"p": tail_p(abs(r), null), "p_random": tail_p(abs(r), random)}
+                row |= {"p": p["p"]} | dict(zip(null_columns("random"), (*band, p["p_random"]), strict=True))
+                rows.append(row | {"verdict": str(Verdict.of(p.values())), "ridge": ridge})
     return pd.DataFrame(rows)
+
+
+def random_places(
+    vectors: Float[Tensor, "emotion d_model"], draws: int, seed: int = 0, k: int = COMPONENTS
+) -> Float[np.ndarray, "draw emotion direction"]:
+    """Places of the emotions along k random directions of the space that their vectors span, at right angles.
+
+    A direction in which the vectors differ much weighs in the places as it does in the vectors. So a place along such a
+    direction is mostly made of the first components, as that of any text would be.
+
+    >>> random_places(shipped.vectors(20), draws=3).shape
+    (3, 171, 5)
+    """
+    centred = (vectors - vectors.mean(dim=0)).double()
+    u, s, _ = torch.linalg.svd(centred, full_matrices=False)
+    along = (u * s)[:, s > s[0] * 1e-9]  # the same places, in axes of the span
+    drawn = np.random.default_rng(seed).normal(size=(draws, along.shape[1], k))
+    return np.asarray(along.numpy() @ np.linalg.qr(drawn).Q)
 
 
 def readable(vectors: Float[Tensor, "emotion d_model"], rows: Sequence[int], human: np.ndarray, seed: int = 0) -> float:
@@ -212,6 +254,15 @@ def _largest(places: np.ndarray, human: np.ndarray) -> float:
     return float(np.abs(np.corrcoef(np.vstack([human, places.T]))[0, 1:]).max())
 
 
+def _best(places: np.ndarray, human: np.ndarray) -> np.ndarray:
+    """The largest |r| of each draw [draw word direction] with the ratings."""
+    centred, told = (
+        places - places.mean(axis=1, keepdims=True),
+        (human - human.mean()) / np.linalg.norm(human - human.mean()),
+    )
+    return np.asarray(np.abs((centred * told[:, None]).sum(axis=1) / np.linalg.norm(centred, axis=1)).max(axis=1))
+
+
 def _rated_enough(emotions: tuple[str, ...], sources: Sequence[str]) -> list[str]:
     """The sources that rate enough of the emotions, or all of them if none does, so that the error says so."""
     counts = {source: len(set(texts.ratings(source)) & set(emotions)) for source in sources}
@@ -235,14 +286,25 @@ def by_layer(vectors: EmotionVectors, method: str = "denoised", first: int = 3) 
             part = table[(table["scale"] == scale) & (table["source"] == source) & (table["component"] <= first)]
             best = part.loc[part["r"].idxmax()]
             row = {"layer": layer, "scale": scale, "component": int(best["component"]), "effect": best["r"]}
-            rows.append(row | {"low": best["low"], "high": best["high"], "null_low": 0.0, "null_high": best["null"]})
+            rows.append(
+                row
+                | {
+                    "low": best["low"],
+                    "high": best["high"],
+                    "null_low": 0.0,
+                    "null_high": max(best["null"], best["random_high"]),
+                }
+            )
     frame = pd.DataFrame(rows)
     options = {
         "series": "scale",
         "ylabel": "|r| with the Glasgow Norms",
         "title": f"Best of the first {first} components",
     }
-    null = f"199 permutations of the ratings in each layer: 95% of the largest |r| of the first {COMPONENTS} components"
+    null = (
+        f"199 permutations of the ratings and 199 draws of {COMPONENTS} random directions in each layer: the higher of "
+        f"what 95% of the largest |r| stay below"
+    )
     return StudyResult("circumplex_by_layer", frame, by_layer_headline(frame), null, "effect_by_layer", options)
 
 
