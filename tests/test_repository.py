@@ -158,14 +158,14 @@ def test_the_table_of_the_readme_says_what_was_measured() -> None:
         ("first of 171 for {}%", r"first for (\d+)% of the texts", head["detection"]["detection"]),
         ("shuffled labels reach {}%", r"up to ([\d.]+)%", head["detection"]["detection"]),
         ("{} of 24 come first", r"first for (\d+) of 24 emotions, beyond", head["implicit"]["implicit"]),
-        ("{}% of the expected signs", r"^(\d+)% of the expected signs .* inside the null", head["numbers"]["numbers"]),
+        ("{}% of the expected signs,", r"^(\d+)% of the expected signs .* inside the null", head["numbers"]["numbers"]),
         ("r = {} from plain", r"\|r\| = ([\d.]+) \(permuted ratings: p < 0.001\), the third", plain),
         (", {} from literary", r"^valence, component 1: ([\d.]+), p = 0.982$", literary),
         ("{} nats, other", r"by (\S+) nats, the others", head["word_probability"]["matrix"]),
         ("other words {} |", r"the others by (-[\d.]+);", head["word_probability"]["matrix"]),
-        ("{} of the ceiling by role", r": ([\d.]+) of the ceiling by role", head["speakers"]["grouping"]),
+        ("{} of the ceiling by who", r": ([\d.]+) of the ceiling by who is speaking", head["speakers"]["grouping"]),
         ("{} by person", r"([\d.]+) by person, difference .* \(p = 0.001\)", head["speakers"]["grouping"]),
-        ("r = {} | inside the null", r"at r = (\S+) \[.* inside the null", head["preferences"]["foretold"]),
+        ("r = {} [", r"beyond both nulls for 0 of 22 emotions; .* at r = (\S+)\.$", head["preferences"]["causal"]),
         ("{} of 171 emotions move the pref", r": (\d+) of 171 emotions count", head["leverage"]["ranked"]),
     ]
     cells = " ".join(f"{one} | {other} ." for one, other in here.values())
