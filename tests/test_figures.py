@@ -203,7 +203,7 @@ def test_token_text_flows_in_lines_with_roles_colours_and_a_line_under_what_is_b
 def test_token_text_breaks_lines_and_smooths_and_says_what_does_not_fit():
     ax = plots.token_text(([" one", " two", " three"], [0.0, 3.0, 0.0]), "calm", smooth=3, columns=7)
     assert [text.get_text() for text in ax.texts] == ["", "one", " two", "three"]
-    assert ax.figure.axes[-1].get_ylabel() == "score of calm, mean over 3 tokens"
+    assert ax.figure.axes[-1].get_ylabel() == "score of\ncalm, mean over 3 tokens"  # few lines
     for options, message in (({"smooth": 0}, "smooth=0"), ({"turns": [("user", 0, 9)]}, r"'user' is at the tokens")):
         with pytest.raises(ValueError, match=message):
             plots.token_text((["a"], [0.1]), "calm", **options)
@@ -456,7 +456,7 @@ def effect_table(layers=5, methods=("raw", "whitened")):
 
 def test_effect_by_layer_draws_curves_intervals_the_null_and_zero():
     ax = plots.effect_by_layer(effect_table(), "difference of cosines", "Affirmed less negated")
-    assert legend(ax) == ["null band", "raw", "whitened"] and len(ax.collections) == 3
+    assert legend(ax) == ["null band", "raw", "95 % interval", "whitened"] and len(ax.collections) == 3
     null = ax.collections[0].get_datalim(ax.transData)
     assert (null.y0, null.y1) == pytest.approx((-0.03, 0.02))  # the widest over the methods
     assert any(set(one.get_ydata()) == {0} and len(one.get_ydata()) == 2 for one in ax.lines)  # from edge to edge
@@ -478,10 +478,10 @@ def test_effect_by_layer_rings_the_rows_that_a_column_marks():
 
 def test_effect_by_layer_needs_neither_methods_nor_a_null_and_takes_other_series_and_lines():
     plain = effect_table(methods=["raw"])[["layer", "effect", "low", "high"]]
-    assert legend(plots.effect_by_layer(plain, "r")) == ["r"]
+    assert legend(plots.effect_by_layer(plain, "r")) == ["r", "95 % interval"]
     table = effect_table().rename(columns={"method": "place"})
     ax = plots.effect_by_layer(table, line=0.5, series="place")
-    assert legend(ax) == ["null band", "no effect: 0.5", "raw", "whitened"]
+    assert legend(ax) == ["null band", "no effect: 0.5", "raw", "95 % interval", "whitened"]
     assert set(line(ax, "no effect: 0.5").get_ydata()) == {0.5}
 
 
@@ -715,7 +715,7 @@ def test_models_stand_beside_published_figures_and_ranges():
     row |= {"paper_low": 0.15, "paper_high": 0.25, "replication_low": np.nan, "replication_high": np.nan}
     rows = [row | {"model": "one"}, row | {"model": "two", "value": 0.6, "low": 0.5, "high": 0.7}]
     ax = plots.beside_published(pd.DataFrame(rows))
-    assert ax.get_title() == "1 of 2 intervals hold the paper's figure"
+    assert ax.get_title() == "1 of 2 intervals contains the paper's value"
     assert legend(ax) == ["ceiling", "paper", "one", "two"]
 
 

@@ -162,6 +162,7 @@ def effect_by_layer(
     line: float = 0.0,
     series: str = "method",
     marked: str = "",
+    dashed: bool = False,
     ax: Axes | None = None,
 ) -> Axes:
     """A difference, correlation or share by layer, with its interval, against a line and what chance gives.
@@ -173,6 +174,7 @@ def effect_by_layer(
         line: where there is no effect.
         series: the column whose every entry gets a curve.
         marked: a column of truth values, such as "chosen": a ring on the curve where it is True.
+        dashed: the ends of the null as dashed lines, where wide intervals would lie over a band.
 
     Raises:
         ValueError: no rows, or a column is missing.
@@ -186,7 +188,11 @@ def effect_by_layer(
     if {"null_low", "null_high"} <= set(frame):
         null = frame.groupby("layer").agg({"null_low": "min", "null_high": "max"})
         style: dict[str, Any] = {"color": NULL, "alpha": 0.25, "label": "null band"}
-        _band(ax, null.index, null["null_low"], null["null_high"], 0.6, **style)
+        if dashed:
+            for end, label in (("null_low", "_"), ("null_high", "ends of the null")):
+                ax.plot(null.index, null[end], color="black", ls="--", lw=1.1, label=label)
+        else:
+            _band(ax, null.index, null["null_low"], null["null_high"], 0.6, **style)
     ax.axhline(line, color=NULL, lw=1.2, label=f"no effect: {line:g}" if line else "")
     frame = frame if series in frame else frame.assign(**{series: ylabel})
     frame = frame.rename(columns={"low": "effect_low", "high": "effect_high"})
@@ -194,8 +200,10 @@ def effect_by_layer(
         number = pd.factorize(frame[series])[0]
         ax.set_xlim(frame["layer"].iloc[0] - 1, frame["layer"].iloc[0] + 1)
         frame = frame.assign(layer=frame["layer"] + (number - number.max() / 2) * 0.15)
+    band = "95 % interval"  # named once
     for ((name, part), colour, marker), dash in zip(parts_of(frame, series), cycle(DASHES)):
-        _line(ax, part, "effect", color=colour, marker=marker, ls=dash, label=plain(name))
+        _line(ax, part, "effect", band, color=colour, marker=marker, ls=dash, label=plain(name))
+        band = ""
     if marked:
         _ring(ax, frame[frame[marked]], "effect", marked)
     ax.set(ylabel=ylabel, title=title)
@@ -210,12 +218,14 @@ def _sized(ax: Axes, width: float, height: float) -> Axes:
     return ax
 
 
-def _line(ax: Axes, part: pd.DataFrame, column: str, color: str, **style: Any) -> None:
-    """A curve over the layers, with its band where the table has one."""
+def _line(ax: Axes, part: pd.DataFrame, column: str, band: str = "", *, color: str, **style: Any) -> None:
+    """A curve over the layers, with its band where the table has one; `band` is what a legend calls it."""
     part = part.sort_values("layer")
     ax.plot(part["layer"], part[column], color=color, ms=4.5, **style)
     if f"{column}_low" in part:
-        _band(ax, part["layer"], part[f"{column}_low"], part[f"{column}_high"], 0.04, color=color, alpha=0.15)
+        _band(
+            ax, part["layer"], part[f"{column}_low"], part[f"{column}_high"], 0.04, color=color, alpha=0.15, label=band
+        )
 
 
 def _ring(ax: Axes, rows: pd.DataFrame, column: str, label: str) -> None:

@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from emolens.plots.heatmap import shown, whole_characters
 from emolens.plots.style import COLOURS, DASHES, DIVERGING, MARKERS, NULL, SMALL, beside, extents, free, new_axes, plain
@@ -154,12 +155,20 @@ def token_text(
         placed += cells
     limit = scale or float(np.percentile([abs(value) for *_, (value, _) in placed], 99)) or 1.0
     margin = max(len(role) for role, *_ in turns) + 2
-    ax = ax or new_axes(0.075 * (columns + margin) + 1.2, 0.19 * line + 0.9)
+    ax = ax or new_axes(0.075 * (columns + margin) + (2.2 if line <= 4 else 1.2), 0.19 * line + 0.9)
     ax.set(xlim=(-margin, columns), ylim=(line + 0.1, -0.1))
     ax.set_axis_off()
     shade = ScalarMappable(Normalize(-limit, limit), LinearSegmentedColormap.from_list("", [BELOW, "white", ABOVE]))
     over = f", mean over {smooth} tokens" if smooth > 1 else ""
-    ax.figure.colorbar(shade, ax=ax, pad=0.01, shrink=0.7, extend="both").set_label(f"score of {plain(emotion)}{over}")
+    short = line <= 4  # a bar of so few lines has no room for its name along it
+    how_tall: dict[str, Any] = {"shrink": 1, "aspect": 2 * line} if short else {"shrink": 0.7}
+    bar = ax.figure.colorbar(shade, ax=ax, pad=0.01, extend="both", **how_tall)
+    if short:
+        bar.locator = MaxNLocator(2)
+        bar.ax.tick_params(labelsize=SMALL)
+        bar.ax.set_ylabel(f"score of\n{plain(emotion)}{over}", rotation=0, ha="left", va="center", fontsize=SMALL)
+    else:
+        bar.set_label(f"score of {plain(emotion)}{over}")
     if not isinstance(readout, tuple):
         ax.set_title(_read_how(readout))
     extents(ax, [])  # lays the figure out, so that the width of a column is known
