@@ -203,7 +203,7 @@ def test_token_text_flows_in_lines_with_roles_colours_and_a_line_under_what_is_b
 def test_token_text_breaks_lines_and_smooths_and_says_what_does_not_fit():
     ax = plots.token_text(([" one", " two", " three"], [0.0, 3.0, 0.0]), "calm", smooth=3, columns=7)
     assert [text.get_text() for text in ax.texts] == ["", "one", " two", "three"]
-    assert ax.figure.axes[-1].get_ylabel() == "score of\ncalm, mean over 3 tokens"  # few lines
+    assert ax.figure.axes[-1].get_ylabel() == "score of calm, mean over 3 tokens"
     for options, message in (({"smooth": 0}, "smooth=0"), ({"turns": [("user", 0, 9)]}, r"'user' is at the tokens")):
         with pytest.raises(ValueError, match=message):
             plots.token_text((["a"], [0.1]), "calm", **options)

@@ -155,12 +155,12 @@ def token_text(
         placed += cells
     limit = scale or float(np.percentile([abs(value) for *_, (value, _) in placed], 99)) or 1.0
     margin = max(len(role) for role, *_ in turns) + 2
-    ax = ax or new_axes(0.075 * (columns + margin) + (2.2 if line <= 4 else 1.2), 0.19 * line + 0.9)
+    ax = ax or new_axes(0.075 * (columns + margin) + 1.2, 0.19 * line + 0.9)
     ax.set(xlim=(-margin, columns), ylim=(line + 0.1, -0.1))
     ax.set_axis_off()
     shade = ScalarMappable(Normalize(-limit, limit), LinearSegmentedColormap.from_list("", [BELOW, "white", ABOVE]))
     over = f", mean over {smooth} tokens" if smooth > 1 else ""
-    short = line <= 4  # a bar of so few lines has no room for its name along it
+    short = line <= 4 and columns > 40  # a bar of so few lines has no room for its name along it
     how_tall: dict[str, Any] = {"shrink": 1, "aspect": 2 * line} if short else {"shrink": 0.7}
     bar = ax.figure.colorbar(shade, ax=ax, pad=0.01, extend="both", **how_tall)
     if short:
