@@ -56,8 +56,10 @@ def test_the_internal_score_follows_the_steering_and_the_tone_does_not(planted, 
         assert not surface.outside(row, "tone")
     assert table["kind"].value_counts().to_dict() == {"random": 10, "shuffled labels": 10, "emotion": 3}
     counted = [sum(surface.outside(row, name) for _, row in rows.iterrows()) for name in ("internal", "read_by_other")]
-    said = f"Afraid less calm, of 3 steerings: beyond the nulls inside {counted[0]}, in the text {counted[1]}"
-    assert surface.title(table) == said
+    said = f"Afraid less calm: {counted[0]} of 3 steerings leave the nulls inside the model,\n{counted[1]} by the other"
+    assert surface.title(table).startswith(said)
+    anyhow = [any(surface.outside(row, name) for name in surface.SURFACE + surface.STYLE) for _, row in rows.iterrows()]
+    assert surface.title(table).endswith(f" reader, {sum(anyhow)} by any measure of the text")
     # Of 11 emotions one with shuffled labels lies in the same small space, so that some are close to the axis.
     null = table[table["kind"] == "random"]["internal"]
     assert null.abs().max() < min(up["internal"], lowered["internal"], -raised["internal"])

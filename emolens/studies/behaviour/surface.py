@@ -261,8 +261,8 @@ def headline(frame: pd.DataFrame) -> str:
     inside = cells[[outside(row, "internal") for _, row in cells.iterrows()]]
     calm = [not any(outside(row, name) for name in (*SURFACE, *STYLE)) for _, row in inside.iterrows()]
     return (
-        f"Of {len(cells)} steerings, {len(inside)} are beyond both nulls inside, and {sum(calm)} of these show nothing "
-        f"beyond the nulls in the text."
+        f"Of {len(cells)} steerings, {len(inside)} are beyond both nulls inside; in {sum(calm)} of these no measure of "
+        f"the text is beyond them."
     )
 
 
@@ -276,5 +276,10 @@ def title(frame: pd.DataFrame) -> str:
     cells = frame[frame["kind"] == "emotion"]
     if "internal_null_low" not in frame:
         return f"{axis}: a quick look at the inside and the text"
-    inside, text = (sum(outside(row, name) for _, row in cells.iterrows()) for name in ("internal", "read_by_other"))
-    return f"{axis}: {inside} of {len(cells)} steerings leave the nulls inside the model, {text} in its text"
+    rows = [row for _, row in cells.iterrows()]
+    inside, read_so = (sum(outside(row, name) for row in rows) for name in ("internal", "read_by_other"))
+    anyhow = sum(any(outside(row, name) for name in (*SURFACE, *STYLE)) for row in rows)
+    return (
+        f"{axis}: {inside} of {len(cells)} steerings leave the nulls inside the model,\n"
+        f"{read_so} by the other reader, {anyhow} by any measure of the text"
+    )
