@@ -1,11 +1,10 @@
-"""Checks of notebook 07: the shift by hand, a null of one's own, what depends on the ruler, a manner in words."""
+"""Checks of notebook 07: the shift by hand, a null of one's own, a paired bootstrap, a manner in words."""
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Float
 from scipy.stats import t as student
@@ -20,6 +19,7 @@ from emolens.training.packaged_children import MANNERS
 from emolens.vectors.emotion_vectors import EmotionVectors
 
 NULLS = ((0.1, 0.3, 0.2, 0.4, 0.5), (-0.2, 0.1, 0.0), (0.5, 0.52, 0.49, 0.51, 0.5, 0.48, 0.53))
+DRAWS = 400
 STEMS = ("brood", "reflect", "calm", "exuber", "enthus")
 
 
@@ -102,29 +102,56 @@ def one_more(mine: Callable[[np.ndarray], Any]) -> str | None:
     return None
 
 
-@checked("Which prompts look more alike depends on what both models are read with: name the ruler with the order.")
-def against_the_order(mine: Any, table: pd.DataFrame) -> str | None:
-    """The rulers under which at least one child does *not* agree better with the base on neutral prompts.
+@checked("Both correlations are taken over the same emotions, so what they share cancels in the difference.")
+def paired_draw(mine: Callable[..., Any]) -> str | None:
+    """One draw of a paired bootstrap: how much better base and child agree on neutral than on challenging prompts.
 
     Args:
-        mine: names of rulers.
-        table: of the study `rulers`: a row for each `child` and `ruler`: `r_challenging`, `r_neutral`.
+        mine: a function of the scores on challenging and on neutral prompts, both [emotion 2] with the base's and the
+            child's, and a random generator, to the difference of the two correlations.
 
-    >>> table = pd.DataFrame({"child": "a", "ruler": ["base", "post"], "r_challenging": [0.6, 0.8]})
-    >>> against_the_order(["base"], table.assign(r_neutral=0.7))
-    Not yet: under 'base' every child agrees better on neutral prompts; look for those where one does not.
+    >>> paired_draw(lambda challenging, neutral, rng: 0.1)
+    Not yet: every draw is the same: no emotions are drawn, or the generator is made anew each time.
     """
-    if table.empty:
-        return "the rulers were not measured on this model, so there is nothing to check against."
-    if isinstance(mine, str) or not isinstance(mine, Collection):
-        return "give a list of the names of rulers, as they stand in the table."
-    holds = (table["r_neutral"] > table["r_challenging"]).groupby(table["ruler"]).all()
-    if unknown := [name for name in mine if name not in holds.index]:
-        return f"{unknown[0]!r} is no ruler of the table; there are {', '.join(holds.index)}."
-    if wrong := [name for name in mine if holds[name]]:
-        return f"under {wrong[0]!r} every child agrees better on neutral prompts; look for those where one does not."
-    missing = int((~holds).sum()) - len(set(mine))
-    return f"those are right, and {missing} more is to be found." if missing else None
+    challenging, neutral = _agreeing(0.7), _agreeing(0.4)
+    given, rng = (challenging.copy(), neutral.copy()), np.random.default_rng(0)
+    drawn = [mine(*given, rng) for _ in range(DRAWS)]
+    if drawn[0] is None or drawn[0] is ...:
+        return MISSING
+    if np.ndim(drawn[0]):
+        return f"a draw is one number, a difference; this is an array of shape {np.shape(drawn[0])}."
+    if (given[0] != challenging).any() or (given[1] != neutral).any():
+        return "the scores themselves were overwritten; the next draw would start from other ones."
+    found = np.array(drawn, dtype=float)
+    if len(np.unique(found.round(9))) == 1:
+        return "every draw is the same: no emotions are drawn, or the generator is made anew each time."
+    right = np.array([_paired(challenging, neutral, rng) for _ in range(DRAWS)])
+    near = right.mean() / 2
+    if abs(found.mean() + right.mean()) < near:
+        return "the sign is turned: take the correlation on neutral prompts less that on challenging ones."
+    if any(abs(float(mine(neutral, neutral.copy(), rng))) > 1e-9 for _ in range(9)):
+        return "given the same scores twice a draw is not 0: draw the emotions once, and take the same for both."
+    if abs(found.mean() - right.mean()) > near:
+        return (
+            f"the draws lie around {found.mean():+.2f}, not around {right.mean():+.2f}: keep base and child together."
+        )
+    if not 0.8 < found.std() / right.std() < 1.25:
+        return "the draws scatter too much or too little: draw as many emotions as there are, with replacement."
+    return None
+
+
+def _agreeing(noise: float) -> Float[np.ndarray, "emotion 2"]:
+    """Scores in a base and a child that share most; the emotions are the same whatever the noise."""
+    rng = np.random.default_rng(1)
+    shared, own = rng.normal(size=60), rng.normal(size=(60, 2))
+    return shared[:, None] + noise * own
+
+
+def _paired(*scores: Any) -> float:
+    *both, rng = scores
+    rows = rng.integers(0, len(both[0]), len(both[0]))
+    challenging, neutral = (np.corrcoef(x[rows].T)[0, 1] for x in both)
+    return float(neutral - challenging)
 
 
 @checked("The vectors read the manner in the words, without a mark and without the emotion's name.")

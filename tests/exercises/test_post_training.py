@@ -1,7 +1,6 @@
 """The exercises of notebook 07: each wrong answer is told what is wrong with it."""
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from scipy.stats import t
@@ -73,36 +72,53 @@ def test_where_one_more_control_would_lie(answer, said, capsys):
     assert capsys.readouterr().out.startswith(said)
 
 
-RULERS = pd.DataFrame(
-    {
-        "child": ["a", "a", "a", "b", "b", "b"],
-        "ruler": ["post", "base", "raw"] * 2,
-        "r_challenging": [0.8, 0.6, 0.9, 0.8, 0.7, 0.5],
-        "r_neutral": [0.7, 0.7, 0.8, 0.9, 0.8, 0.6],
-    }
-)
+def rows_of(scores, rng, n=None):
+    return rng.integers(0, len(scores), n or len(scores))
+
+
+def r(scores, rows=slice(None)):
+    return np.corrcoef(scores[rows].T)[0, 1]
+
+
+def bootstrap(n=None, turn=1):
+    def draw(challenging, neutral, rng):
+        rows = rows_of(neutral, rng, n)
+        return turn * (r(neutral, rows) - r(challenging, rows))
+
+    return draw
+
+
+def each_drawn_anew(challenging, neutral, rng):
+    return r(neutral, rows_of(neutral, rng)) - r(challenging, rows_of(neutral, rng))
+
+
+def apart(challenging, neutral, rng):
+    one, other = rows_of(neutral, rng), rows_of(neutral, rng)
+    return np.subtract(*(np.corrcoef(x[one, 0], x[other, 1])[0, 1] for x in (neutral, challenging)))
+
+
+def overwriting(challenging, neutral, rng):
+    challenging += 1
+    return bootstrap()(challenging, neutral, rng)
 
 
 @pytest.mark.parametrize(
-    ("answer", "said"),
+    ("answer", "expected"),
     [
         (..., MISSING),
-        ({"post", "raw"}, "Right. "),
-        (["raw", "post"], "Right. "),
-        (["post"], "Not yet: those are right, and 1 more is to be found."),
-        (["post", "raw", "base"], "Not yet: under 'base' every child agrees better"),
-        (["pots"], "Not yet: 'pots' is no ruler of the table; there are base, post, raw."),
-        ("post", "Not yet: give a list"),
+        (lambda challenging, neutral, rng: None, MISSING),
+        (bootstrap(), "Right. Both correlations are taken over the same emotions"),
+        (lambda challenging, neutral, rng: neutral[:, 0], "Not yet: a draw is one number"),
+        (overwriting, "Not yet: the scores themselves were overwritten"),
+        (lambda challenging, neutral, rng: r(neutral) - r(challenging), "Not yet: every draw is the same"),
+        (bootstrap(turn=-1), "Not yet: the sign is turned"),
+        (each_drawn_anew, "Not yet: given the same scores twice"),
+        (apart, "Not yet: the draws lie around"),
+        (bootstrap(n=20), "Not yet: the draws scatter too much"),
     ],
 )
-def test_the_rulers_that_speak_against_the_order(answer, said, capsys):
-    post_training.against_the_order(answer, RULERS)
-    assert capsys.readouterr().out.startswith(said)
-
-
-def test_where_no_ruler_was_measured_that_is_said(capsys):
-    post_training.against_the_order(["base"], pd.DataFrame())
-    assert "were not measured on this model" in capsys.readouterr().out
+def test_a_draw_of_a_paired_bootstrap(answer, expected, said):
+    assert said(post_training.paired_draw, answer).startswith(expected)
 
 
 @pytest.fixture(scope="module")

@@ -312,16 +312,17 @@ def by_layer(frame: pd.DataFrame) -> StudyResult:
 
 
 def summary_headline(table: pd.DataFrame) -> str:
-    """How the size of the first child's shifts goes with depth.
+    """At which block the first child's shifts are largest, beside those at the last one.
 
-    >>> rows = [{"child": "a", "ruler": "base", "layer": n, "size_challenging": 0.01 * n} for n in (1, 2, 3)]
+    >>> rows = [{"child": "a", "ruler": "base", "layer": n, "size_challenging": 0.01 * (n % 3)} for n in (1, 2, 4)]
     >>> summary_headline(pd.DataFrame(rows))
-    'The mean size of a shift goes from 0.010 at block 1 to 0.030 at block 3 in a.'
+    'The mean size of a shift is largest at block 2 in a, with 0.020; at the last block it is 0.010.'
     """
     first = table[(table["ruler"] == table["ruler"].iloc[0]) & (table["child"] == table["child"].iloc[0])]
-    ends = first.sort_values("layer").iloc[[0, -1]]
-    start, stop = (f"{row.size_challenging:.3f} at block {row.layer}" for row in ends.itertuples())
-    return f"The mean size of a shift goes from {start} to {stop} in {first['child'].iloc[0].split('+')[-1]}."
+    most, last = first.loc[first["size_challenging"].idxmax()], first.loc[first["layer"].idxmax()]
+    where = f"at block {most['layer']:.0f} in {most['child'].split('+')[-1]}, with {most['size_challenging']:.3f}"
+    at_last = "" if most["layer"] == last["layer"] else f"; at the last block it is {last['size_challenging']:.3f}"
+    return f"The mean size of a shift is largest {where}{at_last}."
 
 
 def axes_headline(frame: pd.DataFrame, layer: int) -> str:
