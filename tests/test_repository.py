@@ -159,7 +159,7 @@ def test_the_table_of_the_readme_says_what_was_measured() -> None:
         ("shuffled labels reach {}%", r"up to ([\d.]+)%", head["detection"]["detection"]),
         ("{} of 24 come first", r"first for (\d+) of 24 emotions, beyond", head["implicit"]["implicit"]),
         ("{}% of the expected signs,", r"^(\d+)% of the expected signs .* inside the null", head["numbers"]["numbers"]),
-        ("r = {} from plain", r"\|r\| = ([\d.]+) \(permuted ratings: p < 0.001\), the third", plain),
+        ("r = {} from plain", r"\|r\| = ([\d.]+) \(beyond permuted ratings and random directions\), the third", plain),
         (", {} from literary", r"^valence, component 1: ([\d.]+), p = 0.982$", literary),
         ("{} nats, other", r"by (\S+) nats, the others", head["word_probability"]["matrix"]),
         ("other words {} |", r"the others by (-[\d.]+);", head["word_probability"]["matrix"]),

@@ -189,8 +189,9 @@ def side_by_side(
 
     Returns:
         A row for each arrangement: `neighbours`, the share in the paper's cluster, and `neighbours_null`, the highest
-        of the permutations; the component (of five) that goes best with human valence, its |r| and the null's 95 %;
-        the same for arousal; and `alike`, how well the cosines agree with those of the last arrangement.
+        of the permutations; the component (of five) that goes best with human valence, its |r| and what 95 % of
+        permuted ratings and of random directions stay below; the same for arousal; and `alike`, how well the cosines
+        agree with those of the last arrangement.
 
     >>> two = {"block 18": shipped.matrix(18), "block 20": shipped.matrix(20)}
     >>> side_by_side(two, shipped.emotions, draws=19)["alike"].round(2).tolist()
@@ -210,6 +211,7 @@ def side_by_side(
                 f"{scale}_component": int(best["component"]),
                 f"{scale}_r": best["r"],
                 f"{scale}_null": best["null"],
+                f"{scale}_random": best["random_high"],
             }
         rows.append(row | {"alike": same})
     return pd.DataFrame(rows)
