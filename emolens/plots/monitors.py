@@ -176,7 +176,8 @@ def alarm_rates(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         most = max(most, float(high.max()))
         ax.hlines(y, low, high, color=colour, lw=1.2)
         fill = np.where(part["within"], colour, "white")
-        ax.scatter(part["alarms"], y, c=fill, edgecolors=colour, marker=marker, s=32, zorder=3, label=plain(reader))
+        ax.scatter(part["alarms"], y, c=fill, edgecolors=colour, marker=marker, s=32, zorder=3)
+        ax.plot([], [], marker, color=colour, ms=5.5, label=plain(reader))  # filled, also where the first point is not
     if "rate" in frame:
         ax.axvline(frame["rate"].iloc[0], color="black", ls="--", lw=1, label=f"set for {frame['rate'].iloc[0]:.0%}")
     ax.set_yticks(range(len(names)), [plain(name) for name in names], fontsize=SMALL)

@@ -536,7 +536,10 @@ def styles(tested: Mapping[str, Tested], rate: float = 0.05) -> StudyResult:
 
 
 def within_pairs(one: Tested, seed: int) -> StudyResult:
-    """How much higher the escalating twin is, by the tokens since the fork, and from which token on that is sure."""
+    """How much higher the escalating twin is, by the tokens since the fork, and from where on its interval is above 0.
+
+    The intervals are those of each token, over pairs, and there is no null.
+    """
     rows = []
     for emotion in one.emotions:
         curves = []
@@ -556,13 +559,22 @@ def within_pairs(one: Tested, seed: int) -> StudyResult:
             row |= {"low": low[token], "high": high[token], "sure_from": first if first < n else np.nan}
             rows.append(row)
     frame = pd.DataFrame(rows)
-    sure = frame.groupby("emotion")["sure_from"].first().dropna()
-    names = [f"{name} {int(sure[name])}" for name in one.emotions if name in sure]
-    says = (
-        f"The escalating twin is higher for sure, to the end, from this many tokens after the fork on: "
-        f"{', '.join(names) or 'nowhere'}."
+    return StudyResult("within_pairs", frame, of_within(frame), "none: a bootstrap over pairs", "monitor_curves")
+
+
+def of_within(frame: pd.DataFrame) -> str:
+    """From which token after the fork on the twins are apart.
+
+    >>> of_within(pd.DataFrame({"emotion": ["sad", "angry"], "sure_from": [80, 56]}))
+    'The interval of the escalating less the steady twin stays positive from this many tokens after the fork on: angry
+    56, sad 80.'
+    """
+    first = frame.groupby("emotion")["sure_from"].first().dropna().sort_values()
+    names = ", ".join(f"{name} {token:.0f}" for name, token in first.items()) or "nowhere"
+    return (
+        f"The interval of the escalating less the steady twin stays positive from this many tokens after the fork on: "
+        f"{names}."
     )
-    return StudyResult("within_pairs", frame, says, "none: a bootstrap over pairs", "monitor_curves")
 
 
 def by_block(
