@@ -8,41 +8,52 @@ import pandas as pd
 
 from emolens.exercises._check import MISSING, checked
 from emolens.models.model import HookedModel
-from emolens.stats import null_columns
 from emolens.steering.measures import Measure
 
 NATS = 1.0  # by which a pair of one's own has to move the log-odds
-TRIPLES = ((-2.94, -2.31, -7.12), (3.0, 5.0, 1.0), (0.5, -2.0, 1.0), (-4.0, 2.0, -1.0))
+PAIRS = (
+    ((-2.94,), (-2.31,), (-7.12,)),
+    ((3.0, 0.5), (5.0, 0.1), (1.0, 0.0)),
+    ((0.5, -4.0, 1.0), (-2.0, 2.0, 1.5), (1.0, -1.0, 0.2)),
+)  # patched, alarming, calm [pair]
 CHANGES = np.array([[1.0, 2.0, 4.0, 8.0], [0.5, -1.0, 2.0, -4.0], [0.2, 0.1, 0.0, 0.3]])  # [head pair]
 WHOLE, DRAWS = 15.0, 400
 
 
-@checked("0 is the calm text, 1 the alarming one. A share below 0 or above 1 is possible, too.")
+@checked("0 is the calm text, 1 the alarming one, and a pair that hardly changes cannot make the share explode.")
 def share(answer: Callable[..., Any]) -> str | None:
-    """Which part of the way from the calm to the alarming text a patch goes.
+    """Which part of the way from the calm to the alarming text a patch goes, for all pairs together.
 
     Args:
-        answer: a function of what is measured on the patched, the alarming and the calm text.
+        answer: a function of what is measured on the patched, the alarming and the calm text, each [pair].
 
-    >>> share(lambda patched, alarming, calm: (patched - calm) / (alarming - calm))
-    Right. 0 is the calm text, 1 the alarming one. A share below 0 or above 1 is possible, too.
+    >>> share(lambda patched, alarming, calm: (patched - calm).sum() / (alarming - calm).sum())
+    Right. 0 is the calm text, 1 the alarming one, and a pair that hardly changes cannot make the share explode.
     """
-    for patched, alarming, calm in TRIPLES:
-        found = answer(patched, alarming, calm)
+    for triple in PAIRS:
+        patched, alarming, calm = (np.array(values) for values in triple)
+        found = answer(patched.copy(), alarming.copy(), calm.copy())
         if found is None or found is ...:
             return MISSING
-        way, right = alarming - calm, (patched - calm) / (alarming - calm)
+        if np.ndim(found):
+            return f"the share of all pairs together is one number; this is an array of shape {np.shape(found)}."
+        moved, way = patched - calm, alarming - calm
+        right = moved.sum() / way.sum()
         if np.isclose(found, right, atol=1e-6):
             continue
-        if np.isclose(found, patched - calm):
+        if np.isclose(found, moved.sum()) or np.isclose(found, moved.mean()):
             return "that is the change in nats; a share is the part of the whole change."
+        if np.isclose(found, (moved / way).mean()):
+            return (
+                "that is the mean of the pairs' shares: one pair that hardly changes can make it as large as it likes."
+            )
         if np.isclose(found, -right):
             return "the sign is wrong: a patch that brings the whole change has a share of 1, not of -1."
         if np.isclose(found, 1 - right):
             return "that is the part of the way which is still missing."
-        if np.isclose(found, patched / alarming):
+        if np.isclose(found, patched.sum() / alarming.sum()):
             return "the log-odds have no natural zero; count from what the calm text has."
-        return f"with patched {patched}, alarming {alarming} and calm {calm} the whole way is {way:.2f}; try these."
+        return f"with patched {triple[0]}, alarming {triple[1]} and calm {triple[2]} it is not {float(found):.2f}."
     return None
 
 
@@ -116,25 +127,37 @@ def flipped(answer: Callable[..., Any]) -> str | None:
     return None
 
 
-@checked("An emotion's vector has to stand out from other emotions', not only from directions that mean nothing.")
-def left_out(answer: Any, table: pd.DataFrame) -> str | None:
-    """The column that speaks against "this emotion's vector, and no other, carries the effect".
+@checked("What an average other emotion's vector carries as well is not this emotion's own.")
+def shared_part(answer: Any, single: pd.DataFrame) -> str | None:
+    """Which part of the vector's share an average other emotion's vector carries too, where there is a share.
 
     Args:
-        answer: the name of a column of `table`.
-        table: "through_the_vector" of the patching study.
+        answer: a number for each block whose interval excludes zero: a Series by block, or a dict.
+        single: the rows of "through_the_vector" that are of the vector: `layer`, `effect`, `low`, `high`, `others`.
 
-    >>> left_out("p_random", pd.DataFrame({"effect": [0.1], "p_random": [0.02], "p_other emotions": [0.3]}))
-    Not yet: 'p_random' is the comparison that the argument makes; which one does it not make?
+    >>> single = pd.DataFrame({"layer": [0, 3], "effect": [0.01, 0.1], "low": [-0.1, 0.05], "high": [0.1, 0.2]})
+    >>> shared_part({3: 0.4}, single.assign(others=[0.01, 0.04]))
+    Right. What an average other emotion's vector carries as well is not this emotion's own.
     """
-    right = null_columns("other emotions")[2]
-    if not isinstance(answer, str) or (len(table.columns) and answer not in table):
-        return f"{answer!r} is no column of the table; it has {', '.join(map(str, table))}."
-    if answer == null_columns("random")[2]:
-        return f"{answer!r} is the comparison that the argument makes; which one does it not make?"
-    if answer == "others":
-        return "that is close: it is what the others carry on average; which column tests that?"
-    return None if answer == right else f"{answer!r} holds no test; the argument needs one more p value."
+    if single.empty:
+        return "this was not measured on the model, so there is nothing to check against."
+    if not isinstance(answer, (pd.Series, dict)):
+        return "give a Series by block, or a dict from block to number."
+    rows = single.set_index("layer")
+    kept = (rows["low"] > 0) | (rows["high"] < 0)
+    mine, blocks = pd.Series(answer, dtype=float).sort_index(), sorted(rows.index[kept])
+    if extra := [block for block in mine.index if block not in blocks]:
+        return f"at block {extra[0]} the interval of the share covers zero: nothing to divide by."
+    if missing := [block for block in blocks if block not in mine.index]:
+        return f"block {missing[0]} is missing: there the interval of the share excludes zero."
+    effect, others = (rows.loc[blocks, column].astype(float) for column in ("effect", "others"))
+    if np.allclose(mine, others / effect, atol=0.006):
+        return None
+    if np.allclose(mine, others):
+        return "that is what the others carry of the whole change; as a part of the vector's share it is more."
+    if np.allclose(mine, effect - others) or np.allclose(mine, 1 - others / effect, atol=0.006):
+        return "that is what the others do *not* carry."
+    return "divide what the others carry on average by what the vector carries, block by block."
 
 
 @checked("One changed token moves the log-odds enough for a share to mean something.")

@@ -17,12 +17,23 @@ from emolens.exercises._check import MISSING
     [
         (..., MISSING),
         (lambda patched, alarming, calm: ..., MISSING),
-        (lambda patched, alarming, calm: patched - calm, "Not yet: that is the change in nats"),
-        (lambda patched, alarming, calm: (calm - patched) / (alarming - calm), "Not yet: the sign is wrong"),
-        (lambda patched, alarming, calm: (alarming - patched) / (alarming - calm), "Not yet: that is the part of the"),
-        (lambda patched, alarming, calm: patched / alarming, "Not yet: the log-odds have no natural zero"),
-        (lambda patched, alarming, calm: 0.5, "Not yet: with patched -2.94"),
-        (lambda patched, alarming, calm: 1 - (alarming - patched) / (alarming - calm), "Right. 0 is the calm text"),
+        (lambda patched, alarming, calm: (patched - calm) / (alarming - calm), "Not yet: the share of all pairs"),
+        (lambda patched, alarming, calm: (patched - calm).sum(), "Not yet: that is the change in nats"),
+        (lambda patched, alarming, calm: ((patched - calm) / (alarming - calm)).mean(), "Not yet: that is the mean of"),
+        (
+            lambda patched, alarming, calm: (calm - patched).sum() / (alarming - calm).sum(),
+            "Not yet: the sign is wrong",
+        ),
+        (
+            lambda patched, alarming, calm: (alarming - patched).sum() / (alarming - calm).sum(),
+            "Not yet: that is the part",
+        ),
+        (lambda patched, alarming, calm: patched.sum() / alarming.sum(), "Not yet: the log-odds have no natural zero"),
+        (lambda patched, alarming, calm: 0.5, "Not yet: with patched (-2.94,)"),
+        (
+            lambda patched, alarming, calm: (patched - calm).mean() / (alarming - calm).mean(),
+            "Right. 0 is the calm text",
+        ),
     ],
 )
 def test_a_share_counts_from_the_calm_text(answer, expected, said):
@@ -95,27 +106,33 @@ def test_signs_are_flipped_for_whole_pairs(answer, expected, said):
     assert said(patching.flipped, answer).startswith(expected)
 
 
-# --- the argument ----------------------------------------------------------------------------------
+# --- this emotion's own ----------------------------------------------------------------------------
+
+SINGLE = pd.DataFrame(
+    {"layer": [0, 3, 6], "effect": [0.02, 0.1, 0.2], "low": [-0.1, 0.05, 0.1], "high": [0.1, 0.2, 0.3]}
+).assign(others=[0.01, 0.04, 0.05])
 
 
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
         (..., MISSING),
-        ("p_shuffled", "Not yet: 'p_shuffled' is no column"),
-        ("p_random", "Not yet: 'p_random' is the comparison that the argument makes"),
-        ("others", "Not yet: that is close"),
-        ("effect", "Not yet: 'effect' holds no test"),
-        ("p_other emotions", "Right. An emotion's vector has to stand out"),
+        (0.4, "Not yet: give a Series by block"),
+        ({0: 0.5, 3: 0.4, 6: 0.25}, "Not yet: at block 0 the interval of the share covers zero"),
+        ({3: 0.4}, "Not yet: block 6 is missing"),
+        ({3: 0.04, 6: 0.05}, "Not yet: that is what the others carry of the whole change"),
+        ({3: 0.6, 6: 0.75}, "Not yet: that is what the others do *not* carry"),
+        ({3: 0.06, 6: 0.15}, "Not yet: that is what the others do *not* carry"),
+        ({3: 2.5, 6: 4}, "Not yet: divide what the others carry"),
+        (pd.Series({3: 0.4, 6: 0.25}), "Right. What an average other"),
     ],
 )
-def test_other_emotions_are_left_out(answer, expected, said):
-    table = pd.DataFrame({"effect": [0.1], "others": [0.05], "p_random": [0.02], "p_other emotions": [0.3]})
-    assert said(patching.left_out, answer, table).startswith(expected)
+def test_the_part_that_other_emotions_carry_too(answer, expected, said):
+    assert said(patching.shared_part, answer, SINGLE).startswith(expected)
 
 
-def test_the_argument_can_be_answered_where_nothing_was_measured(said):
-    assert said(patching.left_out, "p_other emotions", pd.DataFrame()).startswith("Right.")
+def test_where_nothing_was_measured_there_is_nothing_to_check(said):
+    assert said(patching.shared_part, {0: 1.0}, pd.DataFrame()).startswith("Not yet: this was not measured")
 
 
 # --- a pair of one's own ---------------------------------------------------------------------------
