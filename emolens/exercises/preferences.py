@@ -11,6 +11,7 @@ from emolens.models.model import HookedModel
 from emolens.studies.causes._pairs import Question, answer_tokens
 
 CLOSE = 0.02
+FEW, TRIALS = 39, 400  # null draws of the study, and families of new ones that a threshold is tried on
 
 
 def _expected(a: float, b: float) -> float:
@@ -157,6 +158,15 @@ def furthest_by_luck(answer: Callable[..., Any]) -> str | None:
     away = np.abs(null - null.mean())
     truth, said = float(np.quantile(away, 0.95 ** (1 / family))), float(given)
     if abs(said - truth) <= 0.07 * truth:
+        passed = []
+        for _ in range(TRIALS):
+            few, new = rng.normal(3.0, 1.5, FEW), rng.normal(3.0, 1.5, family)
+            passed.append(np.abs(new - few.mean()).max() > answer(few, family))
+        if np.mean(passed) > 0.09:
+            return (
+                f"that holds for thousands of null draws. With {FEW} the furthest of {family} passes it in "
+                f"{np.mean(passed):.0%} of the cases: resampling never goes beyond the furthest draw there is."
+            )
         return None
     if said < 0:
         return "a distance is not negative."

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import t
 from tiny import tiny_llama, tiny_tokenizer
 
 import emolens as el
@@ -109,6 +110,11 @@ def test_scores_that_know_the_category_alone(answer, said, capsys):
     assert capsys.readouterr().out.startswith(said)
 
 
+def student(null, family):
+    n = len(null)
+    return t.ppf(1 - 0.025 / family, n - 1) * null.std(ddof=1) * np.sqrt(1 + 1 / n)
+
+
 def resampled(null, family):
     draws = np.random.default_rng(1).choice(null, (4000, family))
     return np.quantile(np.abs(draws - null.mean()).max(axis=1), 0.95)
@@ -119,8 +125,8 @@ def resampled(null, family):
     [
         (..., MISSING),
         (lambda null, family: None, MISSING),
-        (resampled, RIGHT),
-        (lambda null, family: 3.05 * null.std(), RIGHT),
+        (student, RIGHT),
+        (resampled, "Not yet: that holds for thousands of null draws. With 39 the furthest of 22 passes it in"),
         (
             lambda null, family: np.quantile(np.abs(null - null.mean()), 0.95),
             "Not yet: that is the distance for a single",

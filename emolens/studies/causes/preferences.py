@@ -557,15 +557,15 @@ def foretold_headline(rows: pd.DataFrame, control: str) -> str:
 
     >>> row = {"control": "own", "r": 0.21, "low": -0.1, "high": 0.5, "verdict": Verdict.INSIDE}
     >>> foretold_headline(pd.DataFrame([row]), "own")
-    'What an emotion does to preference goes with its observed correlation at r = +0.21 [-0.10, +0.50] (own: inside the
-    null); the paper found r = 0.85.'
+    "An emotion's slope on preference goes with its observed correlation at r = +0.21 [-0.10, +0.50] (own: inside the
+    null)."
     """
     row = rows[rows["control"] == control].iloc[0]
     if row["verdict"] == Verdict.UNMEASURABLE:
         return "The slopes or the observed correlations do not differ between emotions, so neither foretells the other."
     return (
-        f"What an emotion does to preference goes with its observed correlation at r = {row['r']:+.2f} "
-        f"[{row['low']:+.2f}, {row['high']:+.2f}] ({control}: {row['verdict']}); the paper found r = 0.85."
+        f"An emotion's slope on preference goes with its observed correlation at r = {row['r']:+.2f} "
+        f"[{row['low']:+.2f}, {row['high']:+.2f}] ({control}: {row['verdict']})."
     )
 
 
