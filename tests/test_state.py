@@ -14,7 +14,17 @@ from emolens import corpus
 from emolens.results import StudyResult, named
 from emolens.stats import Verdict
 from emolens.studies._common import near
-from emolens.studies.state import beside, context, locality, masked, published, speakers, user_assistant
+from emolens.studies.state import (
+    _left_out,
+    beside,
+    context,
+    locality,
+    masked,
+    numbers,
+    published,
+    speakers,
+    user_assistant,
+)
 from emolens.studies.state._crossed import crossed, leaving_each_out, nearest_without, within
 from emolens.studies.state._scores import margins, permutations
 from emolens.vectors.emotion_vectors import EmotionVectors
@@ -126,10 +136,34 @@ def test_locality_end_to_end(carries, tmp_path, monkeypatch):
     if not carries:
         assert np.isfinite(life["back_inside"]) and list(results)[2] == "half_life"
         rest = {name: result for name, result in results.items() if name != "half_life"}  # an end that is not reached
-        check(rest, ["locality", "decay", "persistence", "bag"])
+        check(rest, ["locality", "decay", "persistence", "left_out", "bag"])
     for result in results.values():
         if result.figure:
             result.plot()
+
+
+@pytest.mark.parametrize("carries", [True, False])
+def test_what_a_story_leaves_is_read_against_the_same_text_without_it(carries):
+    model, vectors = model_of(0, carries)
+    said = locality.conversations(model, vectors, local_rows(0))
+    result = locality.without_story(model, vectors, said, 99)
+    table = result.table().set_index(["place", "story"])
+    less = table.xs("difference", level="story")
+    assert (table.xs("without it", level="story")["p"] > 0.01).all()
+    assert (less.loc["answer after", "p"] == 0.01) == carries and len(less) == 6
+    assert (less["p"] <= 0.05).sum() == (6 if carries else 0)
+    assert "over the answer after it (p = 0.010)" in result.headline() or not carries
+
+
+def test_the_same_question_stands_after_every_story_and_the_story_is_left_out_of_the_control():
+    row = local_rows(0)[0]
+    messages = [{"role": turn["role"], "content": turn["text"]} for turn in row["turns"]]
+    said = _left_out.Told(FOUR, np.array([0]), (messages,), ((2, 3, 4),))
+    same = {"role": "user", "content": "Why?"}
+    assert _left_out._chats(said, "Why?", "Why?") == [[*messages[:4], same]]
+    assert _left_out._chats(said, "Why?", "Why?", story=False) == [[*messages[:2], same]]
+    assert _left_out._chats(said, _left_out.ANSWER, None) == [messages]
+    assert _left_out._chats(said, _left_out.ANSWER, None, story=False) == [messages[:2] + messages[4:]]
 
 
 def test_a_regression_does_not_tell_what_is_not_there_and_has_no_bias_against_what_is_left_out():
@@ -237,6 +271,16 @@ def test_a_prefix_is_read_at_the_same_tokens_only_where_something_is_carried():
         assert rows.loc["word", "effect"] > 1 and rows.loc["word", "p"] <= 0.01  # there the word itself is read
         assert (rows.loc["end", "high"] < 0) == carries  # what is meant
         assert np.isfinite(results["crossing"].table().iloc[0]["block"]) or not carries
+
+
+def test_the_valence_after_two_prefixes_gives_the_effect_of_the_table():
+    model, vectors = model_of(1)
+    rows = context_rows(0)
+    found = context.run(model, vectors, "quick", rows)["context"].table()
+    found = found.query(f"method == 'denoised' and layer == {LAYER} and place == 'target'")["effect"].item()
+    valence = context.prefix_valence(model, vectors, LAYER, rows)
+    difference = valence[:, 0] - valence[:, 1]
+    assert valence.shape == (10, 2) and difference.mean() / difference.std(ddof=1) == pytest.approx(found, abs=1e-3)
 
 
 def test_rows_of_context_that_cannot_be_read_are_named(planted):
@@ -492,11 +536,30 @@ def test_the_table_has_the_published_figures_and_those_of_models_that_are_stored
     studies = {"masked": results_of(told), "locality": results_of({"locality": pd.DataFrame(kept)})}
     table = beside({"one": studies, "two": {}})
     assert table.columns.tolist() == ["paper", "replication", "one", "two"] and (table["two"] == "").all()
-    assert table.loc["hidden emotion with the stories', scenario told"].tolist() == [
+    assert table.loc["hidden emotion with the stories', after its scenario"].tolist() == [
         "about 0.05", "0.24", "0.20 [0.10, 0.30], ceiling 0.40", "",
     ]  # fmt: skip
     assert table.loc["share of a story's emotion left in the next answer", "one"] == "cannot be measured"
     assert (table["one"] != "").sum() == 4  # two conditions, the missing pair, and what cannot be measured
+
+
+def test_numbers_are_those_of_the_chosen_block_with_their_intervals():
+    row = {
+        "method": "denoised",
+        "effect": 0.6,
+        "low": 0.5,
+        "high": 0.7,
+        "p": 0.0002,
+        "null_low": -0.1,
+        "null_high": 0.1,
+    }
+    rows = [row | {"layer": layer, "place": place} for layer in (1, 2) for place in ("after", "inside")]
+    found = {"masked": results_of({"steering": pd.DataFrame({"layer": [2]})})}
+    models = {"one": found | {"locality": results_of({"locality": pd.DataFrame(rows)})}, "two": {}}
+    table = numbers(models, "locality", "locality", "effect", "null", "p", index=["place"], place=["inside"])
+    assert table.index.tolist() == [("one", "inside")]
+    assert table.iloc[0].tolist() == ["0.600 [0.500, 0.700]", "-0.100 to 0.100", "< 0.001"]
+    assert numbers({"two": {}}, "locality", "locality").empty
 
 
 def results_of(frames):

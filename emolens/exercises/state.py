@@ -1,4 +1,4 @@
-"""Checks of notebook 12: a test that leaks, a block to be foretold, a ceiling, a random direction, what comes back."""
+"""Checks of notebook 12: a test that leaks, pairs of prefixes, a ceiling, a random direction, what comes back."""
 
 from collections.abc import Callable
 from typing import Any
@@ -54,32 +54,46 @@ def _told(x: np.ndarray, truth: np.ndarray, without: bool = False) -> float:
     return float(np.mean(hits))
 
 
-@checked("From this block on to the last one the target's interval lies above 0: context has reached identical tokens.")
-def reached_from(answer: Any, frame: pd.DataFrame) -> str | None:
-    """The first block from which on the interval of the effect on the target stays above 0.
+@checked("Both prefixes of a pair end in the same sentence, so each pair is compared with itself.")
+def paired_effect(
+    answer: Callable[[Float[np.ndarray, "pair"], Float[np.ndarray, "pair"]], float],
+    favourable: Float[np.ndarray, "pair"],
+    unfavourable: Float[np.ndarray, "pair"],
+) -> str | None:
+    """The mean difference within pairs, in standard deviations of these differences.
 
     Args:
-        frame: of the study of context, one readout: `place`, `layer`, `low`.
+        answer: a function of both arrays.
+        favourable, unfavourable: valence on the same tokens after either prefix.
 
-    >>> frame = pd.DataFrame({"place": "target", "layer": [0, 1, 2, 3], "low": [0.1, -0.1, 0.2, 0.3]})
-    >>> reached_from(0, frame), reached_from(3, frame), reached_from(2, frame)
-    Not yet: from block 0 on there is still one whose interval reaches 0.
-    Not yet: it stays above 0 from an earlier block than 3 on.
-    Right. From this block on to the last one the target's interval lies above 0: context has reached identical tokens.
-    (None, None, None)
+    >>> a, b = np.array([2.0, 3.0, 9.0]), np.array([1.0, 1.0, 4.0])
+    >>> paired_effect(lambda a, b: (a - b).mean(), a, b)
+    Not yet: that is the mean difference itself; divide it by the standard deviation of the differences.
+    >>> paired_effect(lambda a, b: (a - b).mean() / (a - b).std(), a, b)
+    Right. Both prefixes of a pair end in the same sentence, so each pair is compared with itself.
     """
-    low = frame[frame["place"] == "target"].set_index("layer")["low"].sort_index()
-    if answer not in low.index:
-        return f"{answer!r} is none of the blocks {low.index.min()} to {low.index.max()}."
-    if not (low.loc[answer:] > 0).all():
-        return f"from block {answer} on there is still one whose interval reaches 0."
-    if len(before := low.loc[: answer - 1]) and before.iloc[-1] > 0:
-        return f"it stays above 0 from an earlier block than {answer} on."
-    return None
+    said: Any = answer(favourable, unfavourable)
+    if said is None or said is ...:
+        return MISSING
+    own, apart = float(said), favourable - unfavourable
+    right = [apart.mean() / apart.std(ddof=ddof) for ddof in (0, 1)]
+    if any(abs(own - value) <= 1e-4 * abs(value) for value in right):
+        return None
+    if any(abs(own + value) <= 1e-4 * abs(value) for value in right):
+        return "above zero should mean more pleasant after the favourable prefix."
+    if np.isclose(own, apart.mean()):
+        return "that is the mean difference itself; divide it by the standard deviation of the differences."
+    both = np.concatenate([favourable, unfavourable])
+    spreads = [np.sqrt((favourable.var(ddof=n) + unfavourable.var(ddof=n)) / 2) for n in (0, 1)]
+    if any(np.isclose(own, apart.mean() / spread) for spread in (*spreads, both.std(), both.std(ddof=1))):
+        return "this is divided by the spread of the texts; the pairs differ less from each other than the texts do."
+    if any(np.isclose(own, value * np.sqrt(len(apart))) for value in right):
+        return "this is in standard errors, which shrink with the number of pairs; standard deviations are asked for."
+    return "subtract within each pair first; then the mean of the differences, divided by their standard deviation."
 
 
 @checked(
-    "A cosine means something only beside the largest one that noise allows; then role and person can be compared."
+    "A cosine means something only beside the largest one that noise allows; then the two groupings can be compared."
 )
 def role_and_person(answer: Any, matrix: pd.DataFrame) -> str | None:
     """The cosines by role and by person, each as a share of their ceilings.
@@ -95,7 +109,7 @@ def role_and_person(answer: Any, matrix: pd.DataFrame) -> str | None:
     """
     own = np.asarray(answer, dtype=float)
     if own.shape != (2,):
-        return f"two numbers are asked for, by role and by person; this has the shape {own.shape}."
+        return f"two numbers are asked for, by who is speaking and by person; this has the shape {own.shape}."
     cells = matrix.pivot(index="row", columns="column", values="score")
     groups = [
         [("present, user", "present, assistant"), ("other, user", "other, assistant")],
@@ -110,14 +124,14 @@ def role_and_person(answer: Any, matrix: pd.DataFrame) -> str | None:
     if np.allclose(own, right, atol=CLOSE, equal_nan=True):
         return None
     if np.allclose(own[::-1], right, atol=CLOSE):
-        return "these two are the right way round for somebody who reads backwards: role first, then person."
+        return "these two are right in the other order: by who is speaking first, then by person."
     if np.allclose(own, cosines.mean(axis=1), atol=CLOSE) or np.allclose(own, cosines.sum(axis=1), atol=CLOSE):
         return "these are the cosines; divide them by what two halves of the dialogues allow."
     if np.allclose(own, product, atol=CLOSE):
         return "the ceiling is the square root of the product of the two agreements."
     if np.allclose(own, each, atol=CLOSE):
         return "add the two cosines up, and the two ceilings, before you divide: a tiny ceiling must not count most."
-    return "which two pairs of sets are one role, and which are one person? Look at rows and columns once more."
+    return "which two pairs of sets are of one who speaks, and which of one person? Look at rows and columns once more."
 
 
 @checked(

@@ -38,14 +38,17 @@ def decay_curve(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     return beside(ax)
 
 
-def beside_published(frame: pd.DataFrame, title: str = "", xlabel: str = "mean cosine", ax: Axes | None = None) -> Axes:
+def beside_published(
+    frame: pd.DataFrame, title: str = "", xlabel: str = "mean cosine", line: float = 0.0, ax: Axes | None = None
+) -> Axes:
     """What models gave, with intervals, beside the paper's figures and those of a replication.
 
     Args:
         frame: `question`, `model`, `value`, `low`, `high`; `limit`, what the value is held against, drawn as a short
             upright line (may be missing), and `limit_is`, what that is; `paper_low`, `paper_high`, `replication_low`,
             `replication_high`, both the same where a single figure was published, missing where none was.
-        title: default how many of the intervals hold what the paper found.
+        title: default how many of the intervals contain what the paper found.
+        line: the value that means nothing, such as that of guessing.
 
     Raises:
         ValueError: no rows, or a column is missing.
@@ -54,7 +57,7 @@ def beside_published(frame: pd.DataFrame, title: str = "", xlabel: str = "mean c
     >>> row |= {"limit_is": "ceiling"}
     >>> row |= {"paper_low": 0.1, "paper_high": 0.1, "replication_low": 0.63, "replication_high": 0.72}
     >>> beside_published(pd.DataFrame([row])).get_title()
-    "0 of 1 intervals hold the paper's figure"
+    "None of 1 interval contains the paper's value"
     """
     ends = ["paper_low", "paper_high", "replication_low", "replication_high"]
     require(frame, "question", "model", "value", "low", "high", "limit", "limit_is", *ends)
@@ -79,14 +82,16 @@ def beside_published(frame: pd.DataFrame, title: str = "", xlabel: str = "mean c
     ax.set_ylim(len(questions) - 0.5, -0.5)
     for line in range(1, len(questions)):
         ax.axhline(line - 0.5, color=NULL, lw=0.5, alpha=0.5)
-    if ax.get_xlim()[0] < 0 < ax.get_xlim()[1]:
-        ax.axvline(0, color=NULL, lw=0.8)
+    if ax.get_xlim()[0] < line < ax.get_xlim()[1]:
+        ax.axvline(line, color=NULL, lw=0.8, ls="--" if line else "-", label=f"guessing: {line:g}" if line else "")
     ax.set(xlabel=xlabel, ylabel="what is compared", title=title or _held(frame))
     return beside(ax)
 
 
 def _held(frame: pd.DataFrame) -> str:
-    """How many intervals hold the paper's figure, or overlap its range."""
+    """How many intervals contain the paper's figure, or overlap its range."""
     known = frame.dropna(subset=["paper_low", "value"])
     held = int(((known["low"] <= known["paper_high"]) & (known["high"] >= known["paper_low"])).sum())
-    return f"{held} of {len(known)} intervals hold the paper's figure"
+    return (
+        f"{held or 'None'} of {len(known)} interval{'s' * (len(known) > 1)} contain{'s' * (held < 2)} the paper's value"
+    )

@@ -19,7 +19,8 @@ MATRIX = pd.DataFrame(
         for j, b in enumerate(NAMES)
     ]
 )
-FRAME = pd.DataFrame({"place": "target", "layer": range(5), "low": [-0.1, 0.1, -0.1, 0.2, 0.3]})
+TOPICS = np.random.default_rng(2).normal(size=30)
+PREFIXES = TOPICS + 0.4 + 0.3 * np.random.default_rng(3).normal(size=30), TOPICS
 SCORES = np.random.default_rng(0).normal(size=(6, 4))
 OWN = np.array([0, 1, 2, 3, 0, 1])
 MINE = SCORES[np.arange(6), OWN]
@@ -58,14 +59,18 @@ def test_a_text_is_not_told_by_heart(answer, part, said):
     ("answer", "part"),
     [
         (..., MISSING),
-        (1, "from block 1 on there is still one"),
-        (4, "from an earlier block"),
-        (9, "9 is none of the blocks 0 to 4"),
-        (3, "Right. From this block on"),
+        (lambda a, b: ..., MISSING),
+        (lambda a, b: (a - b).mean(), "that is the mean difference itself"),
+        (lambda a, b: (b - a).mean() / (a - b).std(), "more pleasant after the favourable"),
+        (lambda a, b: (a - b).mean() / np.concatenate([a, b]).std(), "the spread of the texts"),
+        (lambda a, b: (a - b).mean() / (a - b).std(ddof=1) * len(a) ** 0.5, "in standard errors"),
+        (lambda a, b: 3.0, "subtract within each pair first"),
+        (lambda a, b: (a - b).mean() / (a - b).std(), "Right. Both prefixes"),
+        (lambda a, b: (a - b).mean() / (a - b).std(ddof=1), "Right. Both prefixes"),
     ],
 )
-def test_the_block_is_the_first_that_stays(answer, part, said):
-    assert part in said(state.reached_from, answer, FRAME)
+def test_pairs_are_compared_with_themselves(answer, part, said):
+    assert part in said(state.paired_effect, answer, *PREFIXES)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +80,7 @@ def test_the_block_is_the_first_that_stays(answer, part, said):
         (0.8, "two numbers are asked for"),
         ((0.38, 0.11), "these are the cosines"),
         ((0.84, 0.55), "which two pairs"),
-        ((0.31, 0.84), "role first, then person"),
+        ((0.31, 0.84), "by who is speaking first"),
         ((0.84, 0.31), "Right. A cosine"),
     ],
 )

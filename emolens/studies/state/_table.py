@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from emolens.stats import p_text
+
 BLOCKS = (("locality", "half_life"), ("masked", "steering"))  # results that know the chosen block of their model
 ALONE, TOLD = {"condition": "dialogue alone"}, {"condition": "after its scenario"}
 
@@ -17,7 +19,8 @@ class Figure:
     """A published figure and where its counterpart stands.
 
     Attributes:
-        paper, replication: as published; "" where there is none. The replication is of Llama 3.3 70B.
+        paper, replication: as published; "" where there is none. The replication is that of traitinterp, on Llama 3.3
+            70B (github.com/ewernn/traitinterp).
         of: the study and its result.
         only: the row.
         ceiling: the column that the value is held against, and what it is called.
@@ -41,7 +44,7 @@ _BETWEEN, _SETS = ("user_assistant", "between"), ("speakers", "speakers")
 FIGURES = (
     Figure("share of a story's emotion left in the next answer", "it returns", "", ("locality", "locality"),
            {"place": "after"}, "kept"),
-    Figure("the emotion told from that answer by regression", "0.39 to 0.83 (chance 0.07)", "",
+    Figure("that answer's emotion, classified by regression", "0.39 to 0.83 (chance 0.07)", "",
            ("locality", "persistence"), {"place": "after", "features": "activations"},
            ceiling=("null", "permuted labels up to")),
     Figure("user's end and before the reply, r", "0.11", "0.63 to 0.72", _BETWEEN,
@@ -62,17 +65,17 @@ FIGURES = (
     Figure("one person, assistant", "", "0.45", _SETS, _pair("present, assistant", "other, user")),
     Figure("arousal of the two speakers, r", "-0.47", "", ("speakers", "affect"), {"scale": "arousal"}),
     Figure("valence of the two speakers, r", "0.07", "", ("speakers", "affect"), {"scale": "valence"}),
-    Figure("hidden emotion with the stories', scenario told", "about 0.05", "0.24", ("masked", "masked"),
+    Figure("hidden emotion with the stories', after its scenario", "about 0.05", "0.24", ("masked", "masked"),
            {"pair": "felt with stories"} | TOLD),
     Figure("hidden emotion with the stories', dialogue alone", "", "", ("masked", "masked"),
            {"pair": "felt with stories"} | ALONE),
     Figure("shown emotion with the stories', dialogue alone", "", "", ("masked", "masked"),
            {"pair": "shown with stories"} | ALONE),
-    Figure("hidden emotion told, dialogue alone", "", "", ("masked", "recognised"),
+    Figure("hidden emotion classified, dialogue alone", "", "", ("masked", "recognised"),
            {"told": "felt", "by": "masked vectors"} | ALONE, ceiling=("null_high", "permuted labels up to")),
     Figure("norm of hidden emotions outside the stories'", "about 0.80", "0.96", ("masked", "outside"),
            {"vectors": "felt"} | TOLD, ceiling=("random", "random direction")),
-    Figure("the same of what halves agree on", "", "", ("masked", "outside"), {"vectors": "felt"} | TOLD,
+    Figure("the same, for the part that two halves share", "", "", ("masked", "outside"), {"vectors": "felt"} | TOLD,
            "reliable_left"),
 )  # fmt: skip
 
@@ -120,6 +123,66 @@ def published(models: Mapping[str, Mapping[str, Any]], *results: str) -> pd.Data
     return pd.DataFrame(rows, columns=["question", "model", "value", "low", "high", "limit", "limit_is", *ends])
 
 
+def numbers(
+    models: Mapping[str, Mapping[str, Any]],
+    study: str,
+    result: str,
+    *columns: str,
+    index: Sequence[str] = (),
+    **only: Any,
+) -> pd.DataFrame:
+    """A small table for reading: of each model the rows at its chosen block, intervals beside what they belong to.
+
+    Args:
+        models: as in `beside`.
+        columns: default "effect" and "p"; "null" is the band of the null, or the largest that it reaches.
+        index: the columns that name a model's rows, after the model.
+        only: the rows with this value, or one of these.
+
+    >>> from emolens.results import StudyResult
+    >>> frame = pd.DataFrame({"layer": [2], "place": "after", "effect": 0.1, "low": 0.05, "high": 0.15, "p": 0.0001})
+    >>> block = StudyResult("steering", pd.DataFrame({"layer": [2]}), "Steered.", "none: an example")
+    >>> tiny = {"masked": {"steering": block, "masked": StudyResult("masked", frame, "It is.", "none: an example")}}
+    >>> print(numbers({"tiny": tiny}, "masked", "masked", place="after").to_string())
+                         effect        p
+    model
+    tiny   0.100 [0.050, 0.150]  < 0.001
+    """
+    parts = []
+    for model, studies in models.items():
+        if not _has(studies, study, result) or (block := _block(studies)) is None:
+            continue
+        frame = studies[study][result].table()
+        for column, wanted in ({"method": "denoised", "layer": block} | only).items():
+            if column in frame:
+                frame = frame[frame[column].isin(wanted if isinstance(wanted, (list, tuple)) else [wanted])]
+        parts.append(frame.assign(model=model))
+    if not parts:
+        return pd.DataFrame(columns=list(columns))
+    whole = pd.concat(parts).set_index(["model", *index])
+    return pd.DataFrame({column: _written(whole, column) for column in columns or ("effect", "p")})
+
+
+def _written(frame: pd.DataFrame, column: str) -> pd.Series:
+    """A column as text: with its interval, the null as a band, and p as in a sentence."""
+    if column == "p" or column.startswith("p_"):
+        return frame[column].map(lambda p: "" if pd.isna(p) else p_text(p).removeprefix("p ").removeprefix("= "))
+    low, high = ("low", "high") if column == "effect" else (f"{column}_low", f"{column}_high")
+    parts = [part for part in (column, low, high) if part in frame]
+    if any(pd.api.types.is_object_dtype(frame[part]) for part in parts):
+        return frame[column].astype(str)
+    whole = bool((frame[parts].fillna(0) % 1 == 0).all().all())
+    texts = [frame[part].map(lambda value: _short(value, 0 if whole else 3)) for part in parts]
+    if column not in frame:
+        return texts[0] + " to " + texts[1]
+    return (texts[0] + " [" + texts[1] + ", " + texts[2] + "]").where(texts[0] != "", "") if texts[1:] else texts[0]
+
+
+def _short(value: float, digits: int) -> str:
+    """A number without a minus before zero; "" of what is missing."""
+    return "" if pd.isna(value) else f"{round(value, digits) + 0.0:.{digits}f}"
+
+
 def _ends(said: str) -> tuple[float, float]:
     """The least and the largest number of a published figure, without what stands in brackets."""
     numbers = [float(number) for number in re.findall(r"-?\d+\.\d+", said.split("(")[0])]
@@ -139,10 +202,16 @@ def _told(studies: Mapping[str, Any], figure: Figure) -> str:
 
 def _found(studies: Mapping[str, Any], figure: Figure) -> Any:
     """The figure's row at the model's chosen block, or none."""
-    blocks = [studies[study][name].table() for study, name in BLOCKS if _has(studies, study, name)]
-    if not blocks or not _has(studies, *figure.of):
+    block = _block(studies)
+    if block is None or not _has(studies, *figure.of):
         return None
-    return _row(studies[figure.of[0]][figure.of[1]].table(), figure, int(blocks[0]["layer"].iloc[0]))
+    return _row(studies[figure.of[0]][figure.of[1]].table(), figure, block)
+
+
+def _block(studies: Mapping[str, Any]) -> int | None:
+    """The model's chosen block, from the first result that knows it."""
+    tables = [studies[study][name].table() for study, name in BLOCKS if _has(studies, study, name)]
+    return int(tables[0]["layer"].iloc[0]) if tables else None
 
 
 def _numbers(row: Any, figure: Figure) -> tuple[float, float, float, float]:

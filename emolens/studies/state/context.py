@@ -77,6 +77,21 @@ def run(
     return {"context": shown} | ({"crossing": crossing(each, layers, seed)} if "end" in set(frame["place"]) else {})
 
 
+def prefix_valence(
+    model: HookedModel, vectors: EmotionVectors, layer: int, rows: Sequence[Mapping[str, Any]] | None = None
+) -> Float[np.ndarray, "text prefix"]:
+    """Valence at the target after the favourable and after the unfavourable prefix, with the denoised readout.
+
+    >>> prefix_valence(model, vectors, 2).shape
+    (30, 2)
+    """
+    rows = [row for row in (texts.stimuli("context") if rows is None else rows) if row["kind"] == "prefix"]
+    spans = [where[:1] for number, row in enumerate(rows) for where in _checked(model, row, number)]
+    (x,) = activations(model, [text for row in rows for text in _texts(row)], [layer], spans)
+    scores = reader(vectors, layer, "denoised")(x, x.mean(dim=0))
+    return (scores @ valence_weights(vectors.emotions).numpy()).reshape(-1, 2)
+
+
 def _checked(model: HookedModel, row: Mapping[str, Any], number: int) -> list[list[tuple[int, int]]]:
     """For each of the row's texts the spans that are read. Raises ValueError for a row that cannot be read."""
     called = f"row {row.get('id', number)!r}"

@@ -29,6 +29,7 @@ from emolens.results import StudyResult
 from emolens.stats import Verdict, bootstrap_mean, p_text, tail_p
 from emolens.studies._common import READOUTS, against, check_size, chosen_row, layers_of, near, with_vectors
 from emolens.studies.reading.lexical import embeddings, vectors_of
+from emolens.studies.state._left_out import Told, left_out
 from emolens.studies.state._scores import (
     Shuffled,
     conversation,
@@ -62,6 +63,7 @@ class Conversations:
     truth: Int[np.ndarray, "text"]
     messages: tuple[list[dict[str, str]], ...]
     spans: tuple[tuple[tuple[int, int], ...], ...]  # of each text, one for each of PLACES
+    parts: tuple[tuple[int, ...], ...]  # of each text, the messages before, inside and after
 
 
 def conversations(
@@ -84,7 +86,8 @@ def conversations(
     names = tuple(dict.fromkeys(row["emotion"] for row in kept))
     messages = tuple(conversation(row) for row in kept)
     spans = tuple(_spans(model.encode_chat(turns).turns, row) for turns, row in zip(messages, kept, strict=True))
-    return Conversations(names, np.array([names.index(row["emotion"]) for row in kept]), messages, spans)
+    parts = tuple(tuple(row[part]["message"] for part in PARTS) for row in kept)
+    return Conversations(names, np.array([names.index(row["emotion"]) for row in kept]), messages, spans, parts)
 
 
 def _check(row: Mapping[str, Any]) -> None:
@@ -130,12 +133,13 @@ def run(
 
     Returns:
         "locality", a row for each place, readout and layer; "decay", the curve after the story at the chosen layers;
-        "half_life", in tokens; "persistence", the emotion told by logistic regression; and with the stories (in "full",
-        or with `corpus`) "bag", what token embeddings alone give.
+        "half_life", in tokens; "persistence", the emotion classified by logistic regression; "left_out", the same texts
+        after the story with it and without; and with the stories (in "full", or with `corpus`) "bag", what token
+        embeddings alone give.
 
     >>> results = run(model, vectors, "quick", draws=3)
     >>> list(results)
-    ['locality', 'decay', 'half_life', 'persistence']
+    ['locality', 'decay', 'half_life', 'persistence', 'left_out']
     >>> results["locality"].headline()
     "In the answer after the story the story's emotion is ..."
     """
@@ -157,6 +161,7 @@ def run(
     results = {"locality": StudyResult("locality", frame, headline(frame, vectors), words, "effect_by_layer", options)}
     results |= decay(model, vectors, said, seed)
     results["persistence"] = persistence(x, said, vectors, layers, min(draws, FITS[size]), seed)
+    results["left_out"] = without_story(model, vectors, said, draws, seed)
     if size == "full" or corpus is not None:
         results["bag"] = bag(model, vectors, said, stories_of(vectors, corpus), draws, seed)
     return results
@@ -446,7 +451,12 @@ def persistence(
             row |= {"null": float(np.quantile(null, 0.975)) if null else np.nan}
             rows.append(row | {"p": tail_p(hit.mean(), null) if null else np.nan})
     frame = pd.DataFrame(rows)
-    options = {"series": "series", "line": chance, "ylabel": "share told", "title": "The story's emotion, told from"}
+    options = {
+        "series": "series",
+        "line": chance,
+        "ylabel": "share classified",
+        "title": "The story's emotion, classified",
+    }
     words = f"{draws} permutations of the conversations' emotions at block {chosen}, each fitted again"
     return StudyResult("persistence", frame, of_persistence(frame), words, "effect_by_layer", options)
 
@@ -486,15 +496,31 @@ def of_persistence(frame: pd.DataFrame) -> str:
 
     >>> frame = pd.DataFrame({"place": ["inside", "after"], "effect": [0.9, 0.3], "p": [0.01, 0.2]})
     >>> of_persistence(frame.assign(features="activations"))
-    "From the mean over the answer after the story, the story's emotion is told in 30% of the conversations, inside the
-    null of permuted labels (p = 0.200); from the story itself in 90%."
+    'From the mean over the answer after the story, a regression classifies 30% of the conversations correctly, inside
+    the null of permuted labels (p = 0.200); from the story itself 90%.'
     """
     rows = frame[frame["features"] == "activations"].dropna(subset=["p"]).set_index("place")
     after, inside = rows.loc["after"], rows.loc["inside"]
     return (
-        f"From the mean over the answer after the story, the story's emotion is told in {after['effect']:.0%} of the "
-        f"conversations, {against(after['p'], 'permuted labels')}; from the story itself in {inside['effect']:.0%}."
+        f"From the mean over the answer after the story, a regression classifies {after['effect']:.0%} of the "
+        f"conversations correctly, {against(after['p'], 'permuted labels')}; from the story itself "
+        f"{inside['effect']:.0%}."
     )
+
+
+def without_story(
+    model: HookedModel, vectors: EmotionVectors, said: Conversations, draws: int = 999, seed: int = 0
+) -> StudyResult:
+    """The same texts after the story, with the story before them and without, at the chosen layer.
+
+    >>> found = without_story(model, vectors, conversations(model, vectors), 39).table()
+    >>> found["story"].unique().tolist(), found["place"].nunique()
+    (['with the story', 'without it', 'difference'], 6)
+    """
+    asked = tuple((inside - 1, inside, after - 1) for _, inside, after in said.parts)
+    layer = near(vectors, vectors.chosen_layer("denoised"))
+    told = Told(said.emotions, said.truth, said.messages, asked)
+    return left_out(model, vectors[list(said.emotions)], told, layer, draws, seed)
 
 
 def bag(

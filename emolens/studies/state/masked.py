@@ -165,7 +165,7 @@ def _results(frames: Mapping[str, pd.DataFrame], chosen: int, draws: int, size: 
     cosine, rest, told = frames["masked"], frames["outside"], frames["recognised"]
     one = {"series": "series", "title": "Masked emotions against the stories' vectors", "ylabel": "mean cosine"}
     two = {"series": "series", "title": "Left outside the story space", "ylabel": "share of the norm"}
-    three = {"series": "series", "title": "Told of a dialogue that was left out", "ylabel": "share of dialogues"}
+    three = {"series": "series", "title": "Classified, of dialogues left out", "ylabel": "share of dialogues"}
     words = f"{draws} exchanges of the emotions' names; the ceiling is what halves of the dialogues give"
     left = "39 sets of vectors with what is felt permuted among the dialogues of a shown emotion"
     fits = f"{FITS[size]} permutations of one emotion among the dialogues that share the other, fitted again"
@@ -390,19 +390,20 @@ def of_outside(frame: pd.DataFrame, layer: int) -> str:
 
 
 def of_recognised(frame: pd.DataFrame, layer: int) -> str:
-    """How often what is felt is told from the dialogue alone.
+    """How often what is felt is classified correctly from the dialogue alone.
 
     >>> rows = [("masked vectors", 0.2, 0.01), ("story vectors", 0.1, 0.4)]
     >>> frame = pd.DataFrame(rows, columns=["by", "effect", "p"]).assign(layer=2, condition=CONDITIONS[0], told="felt")
     >>> of_recognised(frame, 2)
-    "From the dialogue alone what is felt is told in 20% of the dialogues by vectors of the others (p = 0.010), and in
-    10% by the stories' (p = 0.400)."
+    "From the dialogue alone what is felt is classified correctly in 20% of the dialogues by vectors of the others
+    (p = 0.010), and in 10% by the stories' (p = 0.400)."
     """
     rows = frame[(frame["layer"] == layer) & (frame["condition"] == CONDITIONS[0]) & (frame["told"] == "felt")]
     own, story = (rows.set_index("by").loc[by] for by in ("masked vectors", "story vectors"))
     return (
-        f"From the dialogue alone what is felt is told in {own['effect']:.0%} of the dialogues by vectors of the "
-        f"others ({p_text(own['p'])}), and in {story['effect']:.0%} by the stories' ({p_text(story['p'])})."
+        f"From the dialogue alone what is felt is classified correctly in {own['effect']:.0%} of the dialogues by "
+        f"vectors of the others ({p_text(own['p'])}), and in {story['effect']:.0%} by the stories' "
+        f"({p_text(story['p'])})."
     )
 
 

@@ -319,17 +319,17 @@ def headline(frame: pd.DataFrame, layer: int) -> str:
     >>> rows = [("role", 0.6, 0.01), ("person", 0.2, 0.3), ("role less person", 0.4, 0.02)]
     >>> frame = pd.DataFrame(rows, columns=["contrast", "effect", "p"]).assign(layer=2, grouped_by="role")
     >>> headline(frame, 2)
-    "The speakers' emotions are grouped by role: 0.60 of the ceiling by role, 0.20 by person, difference 0.40
-    (p = 0.020)."
+    "The speakers' emotions are grouped by who is speaking: 0.60 of the ceiling by who is speaking, 0.20 by person,
+    difference 0.40 (p = 0.020)."
     """
     rows = frame[frame["layer"] == layer].set_index("contrast")
     if rows["grouped_by"].iloc[0] == Verdict.UNMEASURABLE:
         return "Halves of the dialogues do not agree on the other speaker's vectors, so grouping cannot be measured."
     apart = rows.loc["role less person"]
-    found = rows["grouped_by"].iloc[0]
-    begin = f"are grouped by {found}" if found != "undecided" else "are grouped neither by role nor by person for sure"
+    found = {"role": "who is speaking"}.get(said := rows["grouped_by"].iloc[0], said)
+    begin = f"are grouped by {found}" if found != "undecided" else "are not shown to be grouped by either"
     return (
-        f"The speakers' emotions {begin}: {rows.loc['role', 'effect']:.2f} of the ceiling by role, "
+        f"The speakers' emotions {begin}: {rows.loc['role', 'effect']:.2f} of the ceiling by who is speaking, "
         f"{rows.loc['person', 'effect']:.2f} by person, difference {apart['effect']:.2f} ({p_text(apart['p'])})."
     )
 

@@ -213,12 +213,12 @@ def of_between(frame: pd.DataFrame, vectors: EmotionVectors) -> str:
     >>> rows.append(("foretold better", 0.4, 0.02))
     >>> frame = pd.DataFrame(rows, columns=["pair", "effect", "p"]).assign(method="denoised", layer=2)
     >>> of_between(frame, vectors.at(2))
-    "The user's end and the token before the reply correlate at 0.50; the latter foretells the reply at 0.80, the former
-    at 0.40 (p = 0.020)."
+    "The user's end and the token before the reply correlate at 0.50; the latter predicts the reply at 0.80 and the
+    former at 0.40, a difference with p = 0.020."
     """
     rows = [chosen_row(frame, vectors, pair=f"{a} and {b}") for a, b in PAIRS]
     p = chosen_row(frame, vectors, pair="foretold better")["p"]
     return (
-        f"The user's end and the token before the reply correlate at {rows[0]['effect']:.2f}; the latter foretells the "
-        f"reply at {rows[1]['effect']:.2f}, the former at {rows[2]['effect']:.2f} ({p_text(p)})."
+        f"The user's end and the token before the reply correlate at {rows[0]['effect']:.2f}; the latter predicts the "
+        f"reply at {rows[1]['effect']:.2f} and the former at {rows[2]['effect']:.2f}, a difference with {p_text(p)}."
     )
