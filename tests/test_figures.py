@@ -456,7 +456,7 @@ def effect_table(layers=5, methods=("raw", "whitened")):
 
 def test_effect_by_layer_draws_curves_intervals_the_null_and_zero():
     ax = plots.effect_by_layer(effect_table(), "difference of cosines", "Affirmed less negated")
-    assert legend(ax) == ["null band", "raw", "95 % interval", "whitened"] and len(ax.collections) == 3
+    assert legend(ax) == ["null band", "raw", "light band: 95 %", "whitened"] and len(ax.collections) == 3
     null = ax.collections[0].get_datalim(ax.transData)
     assert (null.y0, null.y1) == pytest.approx((-0.03, 0.02))  # the widest over the methods
     assert any(set(one.get_ydata()) == {0} and len(one.get_ydata()) == 2 for one in ax.lines)  # from edge to edge
@@ -478,10 +478,10 @@ def test_effect_by_layer_rings_the_rows_that_a_column_marks():
 
 def test_effect_by_layer_needs_neither_methods_nor_a_null_and_takes_other_series_and_lines():
     plain = effect_table(methods=["raw"])[["layer", "effect", "low", "high"]]
-    assert legend(plots.effect_by_layer(plain, "r")) == ["r", "95 % interval"]
+    assert legend(plots.effect_by_layer(plain, "r")) == ["r", "light band: 95 %"]
     table = effect_table().rename(columns={"method": "place"})
     ax = plots.effect_by_layer(table, line=0.5, series="place")
-    assert legend(ax) == ["null band", "no effect: 0.5", "raw", "95 % interval", "whitened"]
+    assert legend(ax) == ["null band", "no effect: 0.5", "raw", "light band: 95 %", "whitened"]
     assert set(line(ax, "no effect: 0.5").get_ydata()) == {0.5}
 
 

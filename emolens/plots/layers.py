@@ -200,7 +200,7 @@ def effect_by_layer(
         number = pd.factorize(frame[series])[0]
         ax.set_xlim(frame["layer"].iloc[0] - 1, frame["layer"].iloc[0] + 1)
         frame = frame.assign(layer=frame["layer"] + (number - number.max() / 2) * 0.15)
-    band = "95 % interval"  # named once
+    band = "light band: 95 %"  # of draws or of items, as the table has it; named once
     for ((name, part), colour, marker), dash in zip(parts_of(frame, series), cycle(DASHES)):
         _line(ax, part, "effect", band, color=colour, marker=marker, ls=dash, label=plain(name))
         band = ""
