@@ -560,6 +560,7 @@ def test_numbers_are_those_of_the_chosen_block_with_their_intervals():
     assert table.index.tolist() == [("one", "inside")]
     assert table.iloc[0].tolist() == ["0.600 [0.500, 0.700]", "-0.100 to 0.100", "< 0.001"]
     assert numbers({"two": {}}, "locality", "locality").empty
+    assert numbers(models, "locality", "locality", "layer", "place")["place"].tolist() == ["after", "inside"]
 
 
 def results_of(frames):

@@ -169,7 +169,7 @@ def _written(frame: pd.DataFrame, column: str) -> pd.Series:
         return frame[column].map(lambda p: "" if pd.isna(p) else p_text(p).removeprefix("p ").removeprefix("= "))
     low, high = ("low", "high") if column == "effect" else (f"{column}_low", f"{column}_high")
     parts = [part for part in (column, low, high) if part in frame]
-    if any(pd.api.types.is_object_dtype(frame[part]) for part in parts):
+    if not all(pd.api.types.is_numeric_dtype(frame[part]) for part in parts):
         return frame[column].astype(str)
     whole = bool((frame[parts].fillna(0) % 1 == 0).all().all())
     texts = [frame[part].map(lambda value: _short(value, 0 if whole else 3)) for part in parts]
