@@ -20,7 +20,7 @@ LAYERS = {
     "qwen2.5-coder-0.5b-instruct": (9, *range(11, 18)),
     "qwen2.5-coder-1.5b-instruct": (11, *range(13, 20)),
 }
-STUDIES = ("circumplex", "implicit", "numbers", "negation", "binding", "transcripts", "detection")
+STUDIES = ("circumplex", "implicit", "numbers", "negation", "binding", "transcripts", "detection", "lexical")
 
 
 def main(names: list[str], folder: Path) -> None:

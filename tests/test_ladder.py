@@ -105,7 +105,8 @@ def test_each_question_has_a_panel_and_lines_join_models_of_one_family():
     joined = [line for line in first.lines if len(line.get_xdata()) == 2 and line.get_ydata()[0] == 0.4]
     assert [line.get_xdata().tolist() for line in joined] == [[5e8, 15e8]]
     names = [text.get_text() for text in first.figure.legends[0].get_texts()]
-    assert names == ["null", "gemma", "qwen", "hollow: p > 0.05 in its own test"]
+    assert names == ["end of the null", "gemma", "qwen", "hollow: p > 0.05 in its own test"]
+    assert [text.get_text() for text in first.get_xticklabels()] == ["gemma-3", "qwen2.5-0.5b", "qwen2.5-1.5b"]
     with_control = frame.assign(control=frame["question"].eq("read"))
     assert size_ladder(with_control).figure.get_suptitle().startswith("1 of 1 questions")
     assert size_ladder(with_control).figure.get_suptitle().endswith("in all 3 models, the control in 2")

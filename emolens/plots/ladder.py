@@ -20,7 +20,7 @@ FAMILY = re.compile(r"[a-z]+")  # the letters that a model's name begins with
 
 
 def size_ladder(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """The effect of each question by the number of parameters, with the null's band in grey: a panel for each.
+    """The effect of each question by the number of parameters, with the end of the null in grey: a panel for each.
 
     A colour and a marker for each family of models, which is what the names begin with; a line joins the models of one
     family alone, since between families more than the size differs. A point is filled where the question's own test
@@ -68,9 +68,9 @@ def _panel(frame: pd.DataFrame, ax: Axes) -> Axes:
     """One question."""
     frame = frame.sort_values("parameters")
     for number, (at, low, high) in enumerate(frame[["parameters", "null_low", "null_high"]].itertuples(index=False)):
-        edges = [at / 1.2, at * 1.2]
-        ax.fill_between(edges, low, high, color=NULL, alpha=0.3, lw=0, label="" if number else "null")
-        ax.plot(edges, [high, high], color=NULL, lw=1)
+        for end in {high, min(low, high)} if low < 0 else {high}:
+            label = "" if number else "end of the null"
+            ax.plot([at / 1.2, at * 1.2], [end, end], color=NULL, lw=2, label=label)
     families = frame["model"].map(_family)
     for number, family in enumerate(dict.fromkeys(families)):
         part, colour = frame[families.eq(family)], COLOURS[number % len(COLOURS)]
@@ -82,9 +82,11 @@ def _panel(frame: pd.DataFrame, ax: Axes) -> Axes:
             ax.plot(size, effect, mfc=colour if verdict == BEYOND else "white", **style)
         ax.plot([], [], mfc=colour, label=family, **style)
     ax.plot([], [], "o", ms=6, mec=NULL, mfc="white", label="hollow: p > 0.05 in its own test")
-    ax.set(xscale="log", xlim=(frame["parameters"].min() / 1.5, frame["parameters"].max() * 1.5), xlabel="parameters")
+    ax.set(xscale="log", xlim=(frame["parameters"].min() / 1.5, frame["parameters"].max() * 1.5))
+    ax.set_xlabel("model, by its parameters")
     ax.xaxis.set_minor_locator(NullLocator())
-    ax.set_xticks(frame["parameters"], [_short(size) for size in frame["parameters"]], fontsize=SMALL)
+    named: dict[str, Any] = {"rotation": 25, "ha": "right", "rotation_mode": "anchor", "fontsize": SMALL}
+    ax.set_xticks(frame["parameters"], list(map(_short, frame["model"])), **named)
     ax.set_title(plain(frame["question"].iloc[0]), fontsize=SMALL + 1)
     ax.set_ylabel(plain(frame["unit"].iloc[0]), fontsize=SMALL)
     return beside(ax)
@@ -100,5 +102,10 @@ def _family(model: str) -> str:
     return found[0] if found else model
 
 
-def _short(parameters: float) -> str:
-    return f"{parameters / 1e9:.1f} B" if parameters >= 1e9 else f"{parameters / 1e6:.0f} M"
+def _short(model: str) -> str:
+    """A model's name without what all of them have.
+
+    >>> _short("qwen2.5-coder-0.5b-instruct")
+    'qwen2.5-coder-0.5b'
+    """
+    return model.removesuffix("-instruct")
