@@ -22,9 +22,9 @@ import emolens as el
 from emolens import plots
 from emolens.evals.logs import evaluate
 
-SAYS = "One episode of reward hacking in Inspect's log viewer: the task, the code that came, what failed, the report."
+SAYS = "One episode of reward hacking in Inspect's log viewer: the task, the code that came, and what is fed back."
 FALSIFIED_BY = "None: a picture of a program."
-SIZE = {"width": 1180, "height": 1500}
+SIZE, TOP = {"width": 1180, "height": 1800}, 32  # pixels; the bar at the top has the name of a temporary folder
 
 
 def photograph(logs: str, sample: str) -> bytes:
@@ -44,8 +44,8 @@ def photograph(logs: str, sample: str) -> bytes:
                 page.get_by_text("reward_hacking").first.click()
                 page.get_by_text(sample, exact=True).first.click()
                 page.get_by_text("Messages", exact=True).first.click()
-                time.sleep(3)
-                taken = page.screenshot()
+                time.sleep(5)
+                taken = page.screenshot(clip={"x": 0, "y": TOP, "width": SIZE["width"], "height": SIZE["height"] - TOP})
                 browser.close()
                 return taken
         finally:
@@ -59,9 +59,11 @@ def main() -> None:
     parser.add_argument("--task", default="sign_vowels")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as logs:
-        task = el.evals.reward_hacking(only=options.task, grader="keywords", options={"times": 1})
+        task = el.evals.reward_hacking(only=options.task, grader="keywords", options={"times": 1, "max_tokens": 400})
         evaluate([task], el.load(options.model), logs)
         taken = plt.imread(io.BytesIO(photograph(logs, options.task)))
+    written = (taken[..., :3] < 0.8).any(axis=2).sum(axis=1)  # dark pixels of each row; a line at the side has a few
+    taken = taken[: int((written > 20).nonzero()[0].max()) + 60]
     ax = plt.figure(figsize=(taken.shape[1] / 150, taken.shape[0] / 150)).add_axes((0, 0, 1, 1))
     ax.imshow(taken, interpolation="none")
     ax.set_axis_off()
