@@ -19,7 +19,7 @@ from emolens.files import data_path
 from emolens.models.loading import load
 from emolens.models.model import HookedModel
 from emolens.results import StudyResult, load_folder, load_results, named
-from emolens.studies._ladder import ladder
+from emolens.studies._ladder import ladder, words_alone
 from emolens.studies._measure import place
 from emolens.studies.post_training._checkpoints import check_pair
 from emolens.training.adapters import Posttrained, load_adapter
@@ -172,6 +172,10 @@ class Page:
     def ladder(self, readout: str = "whitened") -> StudyResult:
         """The same questions for all models whose ladder is stored (see `el.ladder`), also beside another model."""
         return ladder(FIGURES / "ladder", readout=readout)
+
+    def words_alone(self) -> pd.DataFrame:
+        """What words alone give on questions of the ladder, beside what its models give."""
+        return words_alone(FIGURES / "ladder")
 
     def signed(self, results: dict[str, StudyResult]) -> dict[str, StudyResult]:
         """The results with the model's name before each headline, where it is not the notebook's own."""

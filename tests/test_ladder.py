@@ -11,7 +11,7 @@ from emolens.plots import size_ladder
 from emolens.results import StudyResult, save_results
 from emolens.stats import Verdict
 from emolens.studies import find
-from emolens.studies._ladder import NOT_MEASURED, RUNGS, headline, ladder
+from emolens.studies._ladder import NOT_MEASURED, RUNGS, headline, ladder, words_alone
 
 
 def stored(folder, name, parameters, found):
@@ -112,3 +112,14 @@ def test_each_question_has_a_panel_and_lines_join_models_of_one_family():
     assert size_ladder(with_control).figure.get_suptitle().endswith("in all 3 models, the control in 2")
     with pytest.raises(ValueError, match="2 questions need a panel each"):
         size_ladder(frame, ax=first)
+
+
+def test_words_alone_stand_beside_the_models_that_read_more():
+    table = words_alone("figures/ladder")
+    assert table.groupby("question").size().to_dict() == {
+        "implied emotion, over the message": 4,
+        "right emotion of 171 found first": 4,
+    }
+    found = table[table["question"] == "right emotion of 171 found first"]
+    assert (found["effect"] > found["words_high"]).all()
+    assert words_alone("figures/data").empty or set(words_alone("figures/data")) == set(table)

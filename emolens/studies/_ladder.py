@@ -50,6 +50,10 @@ class Rung:
     control: bool = False
 
 
+IN_WORDS = {
+    "right emotion of 171 found first": "vignettes, first",
+    "implied emotion, over the message": "implicit, rows on the diagonal",
+}  # question -> the same in `studies.lexical`
 PERMUTED = ("first_null", "first_shuffled_highest")
 THREE_NULLS = ("p_random gradients", "p_shuffled replies", "p_shuffled labels")
 
@@ -135,6 +139,29 @@ def ladder(folder: str | Path, models: Sequence[str] | None = None, readout: str
     ).reset_index(drop=True)
     null = "the null of each question, as its study names it; p at one layer that was chosen on the stories"
     return StudyResult("ladder", frame, headline(frame), null, "size_ladder")
+
+
+def words_alone(folder: str | Path, readout: str = "whitened") -> pd.DataFrame:
+    """What a model's token embeddings alone give on questions of the ladder, beside what the model gives.
+
+    Returns:
+        A row for each `question` and `model` that has both: `effect` with `low` and `high`, and `words` with
+        `words_low` and `words_high` (NaN where no interval was measured).
+
+    >>> words_alone("results")
+    Traceback (most recent call last):
+    ValueError: no results of any model in results: measure them with `emolens run --all --model NAME --out results`
+    """
+    rows = []
+    for row in ladder(folder, readout=readout).table().to_dict("records"):
+        path = Path(folder) / row["model"] / "lexical.json"
+        if row["question"] not in IN_WORDS or not path.exists():
+            continue
+        table = load_results(path)["lexical"].table().query("null == 'token embeddings' and method == @readout")
+        words = table.set_index("measure").loc[IN_WORDS[row["question"]]]
+        known = {key: row[key] for key in ("question", "model", "effect", "low", "high")}
+        rows.append(known | {"words": words["value"], "words_low": words["low"], "words_high": words["high"]})
+    return pd.DataFrame(rows)
 
 
 def _of_model(folder: Path, readout: str) -> Iterator[dict[str, Any]]:
