@@ -12,8 +12,8 @@ It is held against four nulls, each of which leaves something of the structure i
 - "ratings within clusters": the same slopes and the ratings permuted over the emotions of each cluster of the paper.
   This one asks for more than the others: is there an order beyond that of the clusters?
 
-A verdict needs the first three. The block, the control and the scale of the headline are stated here, before any
-result: the vectors' default block, the first control of `Gradients.controls`, valence of the Glasgow norms.
+A verdict needs the first three. The block, the control and the scale of the headline are fixed here: the vectors'
+default block, the first control of `Gradients.controls`, valence of the Glasgow norms.
 
 A correlation tells of the order of the slopes and not of their size. Beside it stands the slope along the axis of
 valence: the mean product of the slopes and the standardised ratings, in nats per token.

@@ -2,7 +2,7 @@
 
 Leverage, reward hacking, sycophancy (paper, section 8) and refusal are four of them. What is asked first is whether the
 slopes of all emotions follow human valence (`studies._alignment`). The block, the control and the scale of that
-question stand in the code of each study, before any result.
+question stand in the code of each study.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
