@@ -717,6 +717,10 @@ def test_models_stand_beside_published_figures_and_ranges():
     ax = plots.beside_published(pd.DataFrame(rows))
     assert ax.get_title() == "1 of 2 intervals contains the paper's value"
     assert legend(ax) == ["ceiling", "paper", "one", "two"]
+    rows += [row | {"question": "s", "model": "one", "low": -0.1}]
+    for at in (0.0, 0.25):
+        ax = plots.beside_published(pd.DataFrame(rows), line=at)
+        assert list(ax.lines[-1].get_xdata()) == [at, at]
 
 
 def test_alarm_rates_outside_the_promise_are_hollow():

@@ -80,8 +80,8 @@ def beside_published(
             ax.plot((low + high) / 2, y, marker, color=colour, ms=6, label=who)
     ax.set_yticks(range(len(questions)), [plain(name) for name in questions], fontsize=SMALL)
     ax.set_ylim(len(questions) - 0.5, -0.5)
-    for line in range(1, len(questions)):
-        ax.axhline(line - 0.5, color=NULL, lw=0.5, alpha=0.5)
+    for row in range(1, len(questions)):
+        ax.axhline(row - 0.5, color=NULL, lw=0.5, alpha=0.5)
     if ax.get_xlim()[0] < line < ax.get_xlim()[1]:
         ax.axvline(line, color=NULL, lw=0.8, ls="--" if line else "-", label=f"guessing: {line:g}" if line else "")
     ax.set(xlabel=xlabel, ylabel="what is compared", title=title or _held(frame))
