@@ -246,7 +246,12 @@ def test_reliability_has_a_panel_with_its_own_null_band_for_each_method():
     one = both.assign(null_high=np.where((both["method"] == "raw") & (both["layer"] == 2), 0.7, 0.1))
     assert plots.reliability(one).figure.get_suptitle().endswith("everywhere but for raw vectors at block 2")
     _, ax = plt.subplots()
-    assert plots.reliability(both, ax=ax) is ax and legend(ax) == ["different emotions, 95 %", "raw", "denoised"]
+    assert plots.reliability(both, ax=ax) is ax and legend(ax) == [
+        "different emotions, 95 %",
+        "raw",
+        "light band: 95 %",
+        "denoised",
+    ]
 
 
 def test_slopes_have_their_line_and_the_wedge_of_their_null():
