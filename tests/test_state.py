@@ -158,7 +158,7 @@ def test_what_a_story_leaves_is_read_against_the_same_text_without_it(carries):
 def test_the_same_question_stands_after_every_story_and_the_story_is_left_out_of_the_control():
     row = local_rows(0)[0]
     messages = [{"role": turn["role"], "content": turn["text"]} for turn in row["turns"]]
-    said = _left_out.Told(FOUR, np.array([0]), (messages,), ((2, 3, 4),))
+    said = locality.Conversations(FOUR, np.array([0]), (messages,), ((),), ((1, 3, 5),))
     same = {"role": "user", "content": "Why?"}
     assert _left_out._chats(said, "Why?", "Why?") == [[*messages[:4], same]]
     assert _left_out._chats(said, "Why?", "Why?", story=False) == [[*messages[:2], same]]

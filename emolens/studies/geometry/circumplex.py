@@ -256,11 +256,10 @@ def _largest(places: np.ndarray, human: np.ndarray) -> float:
 
 def _best(places: np.ndarray, human: np.ndarray) -> np.ndarray:
     """The largest |r| of each draw [draw word direction] with the ratings."""
-    centred, told = (
-        places - places.mean(axis=1, keepdims=True),
-        (human - human.mean()) / np.linalg.norm(human - human.mean()),
-    )
-    return np.asarray(np.abs((centred * told[:, None]).sum(axis=1) / np.linalg.norm(centred, axis=1)).max(axis=1))
+    centred, around = places - places.mean(axis=1, keepdims=True), human - human.mean()
+    along = (centred * around[:, None]).sum(axis=1)
+    size = np.linalg.norm(centred, axis=1) * np.linalg.norm(around)
+    return np.asarray(np.abs(along / size).max(axis=1))
 
 
 def _rated_enough(emotions: tuple[str, ...], sources: Sequence[str]) -> list[str]:

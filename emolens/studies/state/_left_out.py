@@ -5,17 +5,16 @@ read twice: in its conversation, and in the same conversation without the story.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from emolens.models.model import HookedModel
 from emolens.reading.read import activations, read
 from emolens.results import StudyResult
 from emolens.stats import p_text
-from emolens.studies.state._scores import held, margins, permutations, reader
+from emolens.studies.state._scores import Conversations, held, margins, permutations, reader
 from emolens.vectors.emotion_vectors import EmotionVectors
 
 ABOUT = "How does the person in your text feel?"
@@ -24,22 +23,8 @@ ANSWER, OWN = "answer after", "its own question"
 WITH, WITHOUT, LESS = "with the story", "without it", "difference"
 
 
-@dataclass(frozen=True)
-class Told:
-    """Conversations with a story, by their messages, and which messages the story and the answers are.
-
-    Attributes:
-        asked: the messages of the user who asks for the story, of the story, and of the question after it.
-    """
-
-    emotions: tuple[str, ...]
-    truth: Int[np.ndarray, "text"]
-    messages: tuple[list[dict[str, str]], ...]
-    asked: tuple[tuple[int, int, int], ...]
-
-
 def left_out(
-    model: HookedModel, vectors: EmotionVectors, said: Told, layer: int, draws: int = 999, seed: int = 0
+    model: HookedModel, vectors: EmotionVectors, said: Conversations, layer: int, draws: int = 999, seed: int = 0
 ) -> StudyResult:
     """The story's emotion over the answer after it and right before replies to questions, with the story and without.
 
@@ -63,13 +48,13 @@ def left_out(
     return StudyResult("left_out", frame, of_left_out(frame), f"{draws} permutations of the conversations' emotions")
 
 
-def _chats(said: Told, place: str, question: str | None, story: bool = True) -> list[list[dict[str, str]]]:
+def _chats(said: Conversations, place: str, question: str | None, story: bool = True) -> list[list[dict[str, str]]]:
     """The messages up to the question after the story (for the answer: with it), all of them or without the story's."""
     out = []
-    for messages, (ask, told, after) in zip(said.messages, said.asked, strict=True):
-        last = messages[after] if question is None else {"role": "user", "content": question}
-        begin = messages[: told + 1] if story else messages[:ask]
-        out.append([*begin, last, *([messages[after + 1]] if place == ANSWER else [])])
+    for messages, (_, told, after) in zip(said.messages, said.parts, strict=True):  # the story is asked for before it
+        last = messages[after - 1] if question is None else {"role": "user", "content": question}
+        begin = messages[: told + 1] if story else messages[: told - 1]
+        out.append([*begin, last, *([messages[after]] if place == ANSWER else [])])
     return out
 
 

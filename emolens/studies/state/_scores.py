@@ -22,6 +22,17 @@ LABELS, SHUFFLED = "permuted labels", "shuffled-label vectors"
 NULL_SETS = 199  # of vectors with shuffled labels
 
 
+@dataclass(frozen=True)
+class Conversations:
+    """Conversations with a story in the middle: their messages, their emotions, and where their turns stand."""
+
+    emotions: tuple[str, ...]
+    truth: Int[np.ndarray, "text"]
+    messages: tuple[list[dict[str, str]], ...]
+    spans: tuple[tuple[tuple[int, int], ...], ...]  # of each text, one for each place
+    parts: tuple[tuple[int, ...], ...]  # of each text, the messages before, inside and after
+
+
 def conversation(row: Mapping[str, Any]) -> list[dict[str, str]]:
     """The turns of a row as messages."""
     return [{"role": turn["role"], "content": turn["text"]} for turn in row["turns"]]

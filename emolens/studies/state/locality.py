@@ -9,7 +9,6 @@ story that is left in the answer after. Its interval over conversations lies bel
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
@@ -29,8 +28,9 @@ from emolens.results import StudyResult
 from emolens.stats import Verdict, bootstrap_mean, p_text, tail_p
 from emolens.studies._common import READOUTS, against, check_size, chosen_row, layers_of, near, with_vectors
 from emolens.studies.reading.lexical import embeddings, vectors_of
-from emolens.studies.state._left_out import Told, left_out
+from emolens.studies.state._left_out import left_out
 from emolens.studies.state._scores import (
+    Conversations,
     Shuffled,
     conversation,
     held,
@@ -53,17 +53,6 @@ FEATURES = ("activations", "scores")
 PENALTY = 10.0  # of the regression (C of scikit-learn), for features of mean norm 1
 FITS = {"full": 99, "quick": 39}  # of the regression to permuted labels
 FITTED = ("before", "inside", "after", "last token")  # where the emotion is looked for by regression
-
-
-@dataclass(frozen=True)
-class Conversations:
-    """Conversations with a story in the middle: their messages, their emotions, and where their turns stand."""
-
-    emotions: tuple[str, ...]
-    truth: Int[np.ndarray, "text"]
-    messages: tuple[list[dict[str, str]], ...]
-    spans: tuple[tuple[tuple[int, int], ...], ...]  # of each text, one for each of PLACES
-    parts: tuple[tuple[int, ...], ...]  # of each text, the messages before, inside and after
 
 
 def conversations(
@@ -517,10 +506,8 @@ def without_story(
     >>> found["story"].unique().tolist(), found["place"].nunique()
     (['with the story', 'without it', 'difference'], 6)
     """
-    asked = tuple((inside - 1, inside, after - 1) for _, inside, after in said.parts)
     layer = near(vectors, vectors.chosen_layer("denoised"))
-    told = Told(said.emotions, said.truth, said.messages, asked)
-    return left_out(model, vectors[list(said.emotions)], told, layer, draws, seed)
+    return left_out(model, vectors[list(said.emotions)], said, layer, draws, seed)
 
 
 def bag(
