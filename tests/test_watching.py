@@ -3,6 +3,7 @@
 import gc
 import json
 import threading
+import weakref
 from itertools import pairwise
 
 import numpy as np
@@ -14,7 +15,7 @@ from tiny import tiny_gemma, tiny_llama, tiny_tokenizer
 
 import emolens as el
 from emolens.models import support
-from emolens.models.generation import Sampling, Writing
+from emolens.models.generation import Cached, Sampling, Writing
 from emolens.watching.monitor import HALF_LIVES, Track, places
 from emolens.watching.watch import Watch
 
@@ -163,6 +164,28 @@ def test_an_interrupt_in_the_middle_of_a_pass_leaves_nothing(tiny, vectors, erro
     assert hooks_on(tiny) == before and not tiny.steering and tiny.passing is None
     with pytest.raises(RuntimeError, match="interrupted in the middle of a pass and can't go on"):
         next(running)  # what it holds of the text is half of a pass
+
+
+def test_what_a_text_held_is_freed_with_it_and_not_at_a_later_collection(tiny, vectors, monkeypatch):
+    """Keys and values are large, and Python's collector of cycles counts objects and not bytes."""
+    alive, begin = weakref.WeakSet(), Cached.__init__
+
+    def begun(self, *args, **kwargs):
+        alive.add(self)
+        begin(self, *args, **kwargs)
+
+    monkeypatch.setattr(Cached, "__init__", begun)
+    push = 0.1 * vectors["sad"]
+    gc.collect()
+    gc.disable()
+    try:
+        tiny.generate(TEXTS, 3)
+        tiny.generate("she ran", 3, watch=Watch.of(vectors, "calm"))
+        assert len(list(el.stream(tiny, "she ran", vectors, "calm", push, max_new_tokens=3))) == 3
+        assert next(el.stream(tiny, "she ran", vectors, "calm", push, max_new_tokens=3)).row == 0
+        assert not alive
+    finally:
+        gc.enable()
 
 
 def test_a_thousand_streams_leave_hooks_and_memory_as_they_were(tiny, vectors):

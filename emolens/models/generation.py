@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -245,7 +246,7 @@ class Writing:
             raise RuntimeError("this text was interrupted in the middle of a pass and can't go on: begin it again")
         self._broken = True
         with self.model.lock, torch.no_grad(), self._watching:
-            self.logits = self._pass()
+            self.logits = self._pass(self)
         self._broken = False
 
     def draw(self) -> list[Drawn]:
@@ -294,25 +295,27 @@ class Writing:
 
     def _keeper(self, layer: int) -> Callable[..., None]:
         """The hook that keeps what `watch` makes of the new tokens of a pass."""
+        # A writing that holds itself would hold its keys and values until the next collection of cycles.
+        writing: Writing = weakref.proxy(self)
 
         def keep(x: Tensor, hook: Any) -> None:
-            now = self.model.passing or Pass.of(self.batch)
-            values = self.watch[layer](x.detach()[:, self._skip :])
-            for row in self.fresh if now.only is None else [now.only]:
+            now = writing.model.passing or Pass.of(writing.batch)
+            values = writing.watch[layer](x.detach()[:, writing._skip :])
+            for row in writing.fresh if now.only is None else [now.only]:
                 one = values[min(row, len(values) - 1)]  # what rows have in common is run in one of them
-                if not self.written[row]:  # a prompt, which may have padding before it
+                if not writing.written[row]:  # a prompt, which may have padding before it
                     one = one[max(0, now.first[min(row, len(now.first) - 1)] - now.start) :]
                 if not one.isfinite().all():
-                    raise self.model.not_finite(row, layer)
-                self._seen[layer][row].append(one)
+                    raise writing.model.not_finite(row, layer)
+                writing._seen[layer][row].append(one)
 
         return keep
 
-    def _engine(self) -> Callable[[], Tensor]:
-        """How this model takes the next pass: from its cache where that can be relied on."""
+    def _engine(self) -> "Callable[[Writing], Tensor]":
+        """How this model takes the next pass of a writing: from its cache where that can be relied on."""
         if self.model.hf_model is None:
             own = getattr(transformer_lens, "HookedTransformerKeyValueCache", None)  # of TransformerLens 2 and 3
-            return self._passes_with(own) if own else self._whole_passes
+            return self._passes_with(own) if own else Writing._whole_passes
         if support.works(self.model, "generate with cache"):
             return self._cached_passes()
         if self.model.rows > 1:
@@ -321,18 +324,18 @@ class Writing:
                 f"{self.model.rows} rows: steer with one direction at a time. "
                 f"{support.verdict(self.model, 'generate with cache').why}"
             )
-        return self._whole_passes
+        return Writing._whole_passes
 
-    def _cached_passes(self) -> Callable[[], Tensor]:
+    def _cached_passes(self) -> "Callable[[Writing], Tensor]":
         """All rows at once, of which those that have ended are filled up."""
         cached = Cached(self.model, self.encoded, self.batch, self.sampling.max_new_tokens)
 
-        def run() -> Float[Tensor, "row vocab"]:
-            if not any(self.written):
+        def run(writing: Writing) -> Float[Tensor, "row vocab"]:
+            if not any(writing.written):
                 return cached()
-            ids = torch.full((self.rows, 1), self.model.pad_token_id, device=self.model.device)
-            for row in self.fresh:
-                ids[row] = self.written[row][-1]
+            ids = torch.full((writing.rows, 1), writing.model.pad_token_id, device=writing.model.device)
+            for row in writing.fresh:
+                ids[row] = writing.written[row][-1]
             return cached(ids)
 
         return run
@@ -349,20 +352,20 @@ class Writing:
         self._skip = 0
         return self._of_rows(last)
 
-    def _passes_with(self, kind: Any) -> Callable[[], Tensor]:
+    def _passes_with(self, kind: Any) -> "Callable[[Writing], Tensor]":
         """Each open row by itself, with TransformerLens's cache, which takes no mask for rows of different length."""
         model = self.model
         caches = [kind.init_cache(model.bridge.cfg, model.device, 1) for _ in self.written]
 
-        def run() -> Float[Tensor, "row vocab"]:
+        def run(writing: Writing) -> Float[Tensor, "row vocab"]:
             last: dict[int, Tensor] = {}
-            for row in self.fresh:
-                prompt, new = self.encoded[row].ids, self.written[row][-1:]
-                start = len(prompt) + len(self.written[row]) - 1 if new else 0
-                with model.passes(self._pass_of(row, start)):
+            for row in writing.fresh:
+                prompt, new = writing.encoded[row].ids, writing.written[row][-1:]
+                start = len(prompt) + len(writing.written[row]) - 1 if new else 0
+                with model.passes(writing._pass_of(row, start)):
                     ids = torch.tensor([new or prompt], device=model.device)
                     last[row] = model.bridge(ids, past_kv_cache=caches[row])[0, -1]
-            return self._of_rows(last)
+            return writing._of_rows(last)
 
         return run
 
