@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from emolens.plots.style import SEQUENTIAL, SMALL, new_axes, plain, require
+from emolens.plots.style import SEQUENTIAL, SMALL, new_axes, plain, require, token_ticks
 
 
 def attention_pattern(
@@ -51,7 +51,7 @@ def attention_pattern(
     bar.set_label("weight", fontsize=SMALL)
     bar.ax.tick_params(labelsize=SMALL)
     names = [plain(token.strip().replace("\n", "⏎") or "␣") for token in frame["token"]]
-    ax.set_xticks(places, names, fontsize=SMALL, rotation=90)
+    token_ticks(ax, names)
     ax.set_yticks(range(rows), names[first:], fontsize=SMALL)
     ax.spines[["top", "right"]].set_visible(False)
     ax.set(xlabel="to this token", ylabel="from this token", title=title)

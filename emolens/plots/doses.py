@@ -26,6 +26,7 @@ from emolens.plots.style import (
     parts_of,
     plain,
     require,
+    token_ticks,
 )
 from emolens.stats import Verdict, null_columns
 
@@ -318,7 +319,10 @@ def patch_map(frame: pd.DataFrame, title: str = "", limit: float | None = None, 
     if across == "position":
         tokens = frame.drop_duplicates("position").set_index("position")["token"]
         names = [plain(tokens[position].strip().replace("\n", "⏎") or "␣") for position in table.columns]
-    ax.set_xticks(range(len(names)), names, fontsize=SMALL, rotation=90 if across == "position" else 0)
+    if across == "position":
+        token_ticks(ax, names)
+    else:
+        ax.set_xticks(range(len(names)), names, fontsize=SMALL)
     step = 5 if len(table) > 12 else 1
     ax.set_yticks(range(0, len(table), step), [str(layer) for layer in table.index[::step]], fontsize=SMALL)
     named = "head" if across == "head" else "token whose activation is replaced"

@@ -96,6 +96,19 @@ def beside(ax: Axes) -> Axes:
     return ax
 
 
+def token_ticks(ax: Axes, names: Sequence[str]) -> None:
+    """Tokens below the axes, turned; a single character stands upright: a turned full stop looks like an apostrophe.
+
+    >>> ax = new_axes(4, 3)
+    >>> token_ticks(ax, ["she", "."])
+    >>> [text.get_rotation() for text in ax.get_xticklabels()]
+    [90.0, 0.0]
+    """
+    ax.set_xticks(range(len(names)), names, fontsize=SMALL, rotation=90)
+    for tick in ax.get_xticklabels():
+        tick.set_rotation(0 if len(tick.get_text()) == 1 else 90)
+
+
 def extents(ax: Axes, texts: Sequence[Text]) -> np.ndarray:
     """Where texts stand in the laid out figure, in pixels: [text 4], each x0, y0, x1, y1.
 
